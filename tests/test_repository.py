@@ -1,0 +1,210 @@
+# Copyright 2026 The clipn-hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""The habits of the house that a machine can check."""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[1]
+HEADER = ("# Copyright 2026 The clipn-hf authors", "# SPDX-License-Identifier: Apache-2.0")
+GENERATED = {".git", ".venv", ".tools", ".cache", ".transformers", "__pycache__", "site", "dist", "build", "runs"}
+TEXT_SUFFIXES = {".py", ".md", ".toml", ".yaml", ".yml", ".json", ".jsonl", ".txt", ".cff", ".csv", ""}
+VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+
+
+def list_files() -> list[Path]:
+    """Files of the repository: what git tracks or would track, or, outside of a clone, what no tool has generated."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    if (ROOT / ".git").exists() and shutil.which("git"):
+        output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        paths = [ROOT / name for name in output.split("\0") if name]
+    else:
+        paths = [path for path in ROOT.rglob("*") if not GENERATED.intersection(path.relative_to(ROOT).parts)]
+    return sorted(path for path in paths if path.is_file())
+
+
+FILES = list_files()
+PYTHON_FILES = [path for path in FILES if path.suffix == ".py"]
+TEXT_FILES = [path for path in FILES if path.suffix in TEXT_SUFFIXES]
+
+
+def relative(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def read_project() -> dict[str, list[Requirement]]:
+    """Requirements in pyproject.toml: under "" the core ones, under its name those of each extra."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    groups = {"": project["dependencies"], **project["optional-dependencies"]}
+    return {name: [Requirement(line) for line in lines] for name, lines in groups.items()}
+
+
+def read_constraints() -> dict[str, list[Requirement]]:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    constraints: dict[str, list[Requirement]] = {}
+    for line in lines:
+        if line and not line.startswith("#"):
+            constraint = Requirement(line)
+            constraints.setdefault(canonicalize_name(constraint.name), []).append(constraint)
+    return constraints
+
+
+def test_repository_is_listed() -> None:
+    assert {"pyproject.toml", "tests/test_repository.py"} <= {relative(path) for path in FILES}
+    assert len(PYTHON_FILES) > 10
+
+
+def test_source_files_start_with_copyright_and_license() -> None:
+    without = [
+        relative(path) for path in PYTHON_FILES if tuple(path.read_text(encoding="utf-8").split("\n")[:2]) != HEADER
+    ]
+    assert not without, f"these files must start with the two lines {HEADER}: {without}"
+
+
+@pytest.mark.parametrize(
+    ("what", "pattern"),
+    [
+        ("a path of one machine", r"(?<![\w.-])/(?:home|root|Users|work|mnt)/\w|[A-Z]:\\Users"),
+        (
+            "the address of a package index",
+            r"https?://[^\s\"')]*/simple\b|https?://registry\.|https?://(?:\w+\.)?pypi\.",
+        ),
+        ("a package file host", r"files\.pythonhosted|download\.pytorch\.org|registry\.npmjs"),
+        ("an index option", r"--(?:extra-)?index-url|--default-index|UV_INDEX|UV_DEFAULT_INDEX"),
+    ],
+)
+def test_nothing_names_a_machine_or_a_package_index(what: str, pattern: str) -> None:
+    found = []
+    for path in TEXT_FILES:
+        if path == Path(__file__):
+            continue
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+            if match := re.search(pattern, line):
+                found.append(f"{relative(path)}:{number}: {match[0]}")
+    assert not found, f"{what} in {found}"
+
+
+def test_no_lock_file() -> None:
+    assert not [relative(path) for path in FILES if path.name == "uv.lock"], "constraints.txt is what is committed"
+
+
+def test_torchvision_is_never_imported() -> None:
+    importing = []
+    for path in PYTHON_FILES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+            importing += [relative(path) for name in names if name.split(".")[0] == "torchvision"]
+    assert not importing
+
+
+def test_version_is_the_same_everywhere() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    newest = re.search(r"^## \[([^]]+)\]", changelog, flags=re.MULTILINE)
+    assert citation["version"] == VERSION
+    assert newest is not None and newest[1] == VERSION
+    assert importlib.metadata.version("clipn-hf") == VERSION
+
+
+def test_constraints_are_names_and_public_versions() -> None:
+    for constraints in read_constraints().values():
+        for constraint in constraints:
+            assert re.fullmatch(r"==[\w.]+", str(constraint.specifier)), f"not one public version: {constraint}"
+            assert constraint.url is None and not constraint.extras
+
+
+@pytest.mark.parametrize("python_version", ["3.11", "3.12", "3.13"])
+def test_constraints_cover_the_dependencies(python_version: str) -> None:
+    """Every requirement has exactly one version, within its bounds, on Linux with each supported Python."""
+    environment = {
+        "python_full_version": f"{python_version}.0",
+        "python_version": python_version,
+        "sys_platform": "linux",
+    }
+    constraints = read_constraints()
+    for requirement in (requirement for group in read_project().values() for requirement in group):
+        chosen = [
+            constraint
+            for constraint in constraints.get(canonicalize_name(requirement.name), [])
+            if constraint.marker is None or constraint.marker.evaluate(environment)
+        ]
+        assert len(chosen) == 1, f"{requirement} has {len(chosen)} versions in constraints.txt: run `make constraints`"
+        version = next(iter(chosen[0].specifier)).version
+        assert requirement.specifier.contains(version), f"{chosen[0]} does not satisfy {requirement}"
+
+
+def test_installed_closure_is_constrained() -> None:
+    """What the core requirements pull in, as installed here, is pinned as well."""
+    constraints = read_constraints()
+    pending = [canonicalize_name(requirement.name) for requirement in read_project()[""]]
+    seen: set[str] = set()
+    while pending:
+        name = pending.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        for line in importlib.metadata.requires(name) or []:
+            requirement = Requirement(line)
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                pending.append(canonicalize_name(requirement.name))
+    assert seen <= constraints.keys(), f"not in constraints.txt: {sorted(seen - constraints.keys())}"
+
+
+def test_citation_names_the_four_papers() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["cff-version"] == "1.2.0"
+    assert citation["license"] == "Apache-2.0"
+    papers = {reference["identifiers"][0]["value"] for reference in citation["references"]}
+    assert papers == {f"arXiv:{number}" for number in ("2308.12213", "2403.20078", "2303.05828", "2404.00323")}
+    for reference in citation["references"]:
+        assert all({"family-names", "given-names"} == author.keys() for author in reference["authors"])
+        assert reference["url"] == f"https://arxiv.org/abs/{reference['identifiers'][0]['value'].split(':')[1]}"
+
+
+@pytest.mark.parametrize(
+    ("target", "stamp", "command"),
+    [("demo", "core", "clipn-hf demo"), ("test", "dev", "-m pytest"), ("lint", "dev", "ruff check")],
+)
+def test_second_set_up_does_nothing(tmp_path: Path, target: str, stamp: str, command: str) -> None:
+    """`make TARGET` installs when the stamp is missing or older than a requirement, and only then."""
+    make = shutil.which("make")
+    if make is None:
+        pytest.skip("make is not on this machine")
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path / name)
+        os.utime(tmp_path / name, (1000, 1000))
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+
+    def dry_run() -> str:
+        arguments = [make, "--dry-run", target, f"UV={sys.executable}"]
+        return subprocess.run(
+            arguments, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+        ).stdout
+
+    first = dry_run()
+    assert "pip install" in first and command in first
+
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / f".venv/.stamp-{stamp}").touch()
+    second = dry_run()
+    assert "pip install" not in second
+    assert command in second
+
+    os.utime(tmp_path / f".venv/.stamp-{stamp}", (2000, 2000))
+    os.utime(tmp_path / "constraints.txt", (3000, 3000))
+    assert "pip install" in dry_run()
