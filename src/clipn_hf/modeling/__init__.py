@@ -1,0 +1,36 @@
+# Copyright 2026 The clipn-hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a CLIPN checkpoint is: configuration, model, processor, losses, and their registration in transformers."""
+
+from transformers import AutoConfig, AutoModel, AutoModelForZeroShotImageClassification, AutoProcessor
+from transformers.models.auto.modeling_auto import MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES
+
+from .configuration_clipn import CLIPNConfig
+from .loss_clipn import CLIPNLoss, clipn_loss, itbo_loss, tso_loss
+from .modeling_clipn import CLIPNModel, CLIPNOutput
+from .processing_clipn import CLIPNProcessor
+from .publishing import save_shim
+
+
+def register_auto_classes() -> None:
+    """Make `AutoConfig`, `AutoModel`, `AutoModelForZeroShotImageClassification` and `AutoProcessor` know CLIPN."""
+    AutoConfig.register(CLIPNConfig.model_type, CLIPNConfig, exist_ok=True)
+    AutoModel.register(CLIPNConfig, CLIPNModel, exist_ok=True)
+    AutoModelForZeroShotImageClassification.register(CLIPNConfig, CLIPNModel, exist_ok=True)
+    AutoProcessor.register(CLIPNConfig, CLIPNProcessor, exist_ok=True)
+    # the pipeline looks its model up by name in this table, and logs an error for those it does not find
+    MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES[CLIPNConfig.model_type] = CLIPNModel.__name__
+
+
+__all__ = [
+    "CLIPNConfig",
+    "CLIPNLoss",
+    "CLIPNModel",
+    "CLIPNOutput",
+    "CLIPNProcessor",
+    "clipn_loss",
+    "itbo_loss",
+    "register_auto_classes",
+    "save_shim",
+    "tso_loss",
+]

@@ -1,0 +1,137 @@
+# Copyright 2026 The clipn-hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""Templates that turn labels into prompts, and the "no" templates of CLIPN (arXiv 2308.12213, section 3.2).
+
+`DEFAULT_TEMPLATES[i]` and `NO_TEMPLATES[i]` are a pair: the second says of an image that it does *not* show what the
+first says it shows. A checkpoint with learnable "no" prompts feeds the plain templates to both text encoders, one with
+hand-crafted prompts feeds the pairs.
+"""
+
+from collections.abc import Sequence
+
+DEFAULT_TEMPLATES: tuple[str, ...] = (
+    "a photo of a {}.",
+    "a photo with a {}.",
+    "a photo showing a {}.",
+    "this is a {}.",
+)
+NO_TEMPLATES: tuple[str, ...] = (
+    "a photo of no {}.",
+    "a photo without a {}.",
+    "a photo not showing a {}.",
+    "this is not a {}.",
+)
+
+
+def _string_list(values: object, name: str, example: str) -> list[str]:
+    """The checks that labels and templates share: a non-empty sequence of strings that is not itself a string."""
+    if isinstance(values, str) or not isinstance(values, Sequence):
+        raise TypeError(
+            f"`{name}` must be a list of strings such as {example}, got {type(values).__name__}: {values!r}."
+        )
+    if len(values) == 0:
+        raise ValueError(f"`{name}` is empty; give at least one, such as {example}.")
+    for position, value in enumerate(values):
+        if not isinstance(value, str):
+            raise TypeError(
+                f"`{name}[{position}]` must be a string, got {type(value).__name__}: {value!r}. "
+                f"Convert it first, for example with `str(...)`."
+            )
+        if not value.strip():
+            raise ValueError(f"`{name}[{position}]` is empty or blank ({value!r}); remove it or give it a text.")
+    return list(values)
+
+
+def validate_labels(labels: Sequence[str]) -> list[str]:
+    """Check a list of class labels and return it as a list, unchanged in content and order.
+
+    Args:
+        labels (`Sequence[str]`): One text per class. One label is allowed here; some scores need two.
+
+    Returns:
+        `list[str]`: The labels.
+
+    Raises:
+        TypeError: `labels` is a string or not a sequence, or one of the labels is not a string.
+        ValueError: No labels, an empty or blank label, or the same label twice.
+
+    Example:
+
+    ```python
+    >>> from clipn_hf.prompts import validate_labels
+    >>> validate_labels(("cat", "dog"))
+    ['cat', 'dog']
+
+    ```
+    """
+    checked = _string_list(labels, "labels", '["cat", "dog"]')
+    first_seen: dict[str, int] = {}
+    for position, label in enumerate(checked):
+        if label in first_seen:
+            raise ValueError(
+                f"`labels` contains {label!r} twice (positions {first_seen[label]} and {position}); "
+                f"every class needs its own label, remove the duplicate."
+            )
+        first_seen[label] = position
+    return checked
+
+
+def validate_templates(templates: Sequence[str], name: str = "templates") -> list[str]:
+    """Check a list of templates and return it as a list.
+
+    Args:
+        templates (`Sequence[str]`): Texts with exactly one `{}`, the place of the label.
+        name (`str`, *optional*, defaults to `"templates"`): How error messages call the argument.
+
+    Returns:
+        `list[str]`: The templates.
+
+    Raises:
+        TypeError: `templates` is a string or not a sequence, or one of the templates is not a string.
+        ValueError: No templates, or one that does not contain `{}` exactly once.
+
+    Example:
+
+    ```python
+    >>> from clipn_hf.prompts import validate_templates
+    >>> validate_templates(["a photo of a {}."])
+    ['a photo of a {}.']
+
+    ```
+    """
+    checked = _string_list(templates, name, '["a photo of a {}."]')
+    for position, template in enumerate(checked):
+        if template.count("{}") != 1:
+            raise ValueError(
+                f"`{name}[{position}]` must contain `{{}}` exactly once, where the label goes, got {template!r}; "
+                f'write it like "a photo of a {{}}.".'
+            )
+    return checked
+
+
+def fill_templates(labels: Sequence[str], templates: Sequence[str]) -> list[str]:
+    """Put every label into every template, label by label.
+
+    Args:
+        labels (`Sequence[str]`): `classes` labels.
+        templates (`Sequence[str]`): `templates` texts with one `{}` each.
+
+    Returns:
+        `list[str]`: `classes * templates` prompts; prompt `c * len(templates) + t` is label `c` in template `t`, so
+        that embeddings of the prompts reshape to `(classes, templates, dim)`.
+
+    Raises:
+        TypeError, ValueError: As `validate_labels` and `validate_templates`.
+
+    Example:
+
+    ```python
+    >>> from clipn_hf.prompts import fill_templates
+    >>> fill_templates(["cat", "dog"], ["a {}.", "no {}."])
+    ['a cat.', 'no cat.', 'a dog.', 'no dog.']
+
+    ```
+    """
+    checked_labels, checked_templates = validate_labels(labels), validate_templates(templates)
+    # `str.format` would read braces inside a label or elsewhere in the template as fields
+    return [template.replace("{}", label) for label in checked_labels for template in checked_templates]
