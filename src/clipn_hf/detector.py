@@ -1,0 +1,380 @@
+# Copyright 2026 The clipn-hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""`OODDetector`: encoder, labels, method and threshold in the one object that answers "known or unknown?"."""
+
+import itertools
+import math
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypedDict
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+from torch.utils.data import Dataset
+from transformers.utils import logging
+
+from .encoders import DualEncoder
+from .images import ImageError, ImageSource
+from .methods import METHODS, NEEDS, Method, MethodInputs, Need, get_method
+from .prompts import validate_labels
+
+logger = logging.get_logger(__name__)
+
+
+class LabelScore(TypedDict):
+    """One label and its softmax probability among all labels."""
+
+    label: str
+    score: float
+
+
+class OODResult(TypedDict):
+    """What a detector says about one image.
+
+    Keys:
+        is_ood (`bool` or `None`): The verdict: True = unknown. None where neither a threshold nor a rule decides.
+        ood_score (`float`): OOD-ness, higher = more OOD; its range is that of the method.
+        threshold (`float` or `None`): What `ood_score` had to exceed; None for a threshold-free verdict or none.
+        method (`str`): Name of the method.
+        label (`str`): The most probable label, also where the image is unknown.
+        score (`float`): Softmax probability of that label among all labels, in (0, 1].
+        labels (`list` of `LabelScore`): The `top_k` most probable labels, most probable first.
+    """
+
+    is_ood: bool | None
+    ood_score: float
+    threshold: float | None
+    method: str
+    label: str
+    score: float
+    labels: list[LabelScore]
+
+
+class OODDetector:
+    """Tells images that show one of the labels (ID) from those that do not (OOD).
+
+    With a threshold an image is OOD when its score exceeds it, strictly. Without one the threshold-free rule of the
+    method decides where it has one (ctw, atd); otherwise the verdict is None.
+
+    Args:
+        model ([`DualEncoder`], [`~transformers.CLIPModel`], [`CLIPNModel`], `str`, `os.PathLike` or `None`):
+            A model with its `processor`, an encoder made before (which shares its cached label embeddings), a Hub id
+            or folder, or None for the checkpoint inside this package.
+        labels (`Sequence[str]`): The known classes.
+        method (`str`, *optional*, defaults to `"atd"`): A key of `clipn_hf.methods.METHODS`.
+        processor (*optional*): Needed with a model object; otherwise in place of the one that belongs to the model.
+        templates (`Sequence[str]`, *optional*): As in [`DualEncoder.class_embeddings`].
+        no_templates (`Sequence[str]`, *optional*): As in [`DualEncoder.class_embeddings`].
+        threshold (`float`, *optional*): The score above which an image is OOD.
+        device (`str` or `torch.device`, *optional*): As in [`DualEncoder`].
+        dtype (`str` or `torch.dtype`, *optional*): As in [`DualEncoder`].
+        settings: Settings of the method, such as `temperature`.
+
+    Raises:
+        TypeError: Labels or templates that are not texts, a threshold that is not a number, a setting that the method
+            does not have, or a model object without processor.
+        ValueError: No labels, duplicate or too few ones, a template without `{}`, an unknown method or one that the
+            model cannot serve, a threshold or weights that are not finite.
+        IncompleteCheckpointError: The checkpoint lacks weights of its model.
+
+    Example:
+
+    ```python
+    >>> from clipn_hf import OODDetector
+    >>> detector = OODDetector("openai/clip-vit-base-patch16", ["cat", "dog"], method="mcm")  # doctest: +SKIP
+    >>> scores = detector.score(["cat.jpg", "car.jpg"])  # doctest: +SKIP
+
+    ```
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        labels: Sequence[str],
+        method: str = "atd",
+        *,
+        processor: Any = None,
+        templates: Sequence[str] | None = None,
+        no_templates: Sequence[str] | None = None,
+        threshold: float | None = None,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+        **settings: Any,
+    ) -> None:
+        self.labels = validate_labels(labels)
+        self.method = get_method(method)
+        self.settings = self.method.resolve_settings(settings)
+        self.threshold = threshold
+        if len(self.labels) < self.method.min_labels:
+            raise ValueError(
+                f"method {method} needs at least {self.method.min_labels} labels, got {self.labels}; use one of "
+                f"{_names(row for row in METHODS.values() if row.min_labels <= len(self.labels))}"
+            )
+        if isinstance(model, DualEncoder):
+            if any(argument is not None for argument in (processor, device, dtype)):
+                raise TypeError("processor, device and dtype belong to the encoder: pass them when making it")
+            self.encoder = model
+        elif model is None or isinstance(model, str | os.PathLike):
+            self.encoder = DualEncoder.from_pretrained(model, processor, device, dtype)
+        else:
+            self.encoder = DualEncoder(model, processor, device, dtype)
+        _check_needs(self.method, self.encoder)
+        text, no_text = self.encoder.class_embeddings(
+            self.labels, templates, no_templates, use_no_encoder="no" in self.method.needs
+        )
+        # Scores are computed on the CPU, where float32 means float32.
+        self._text_embeddings = text.cpu()  # (classes, dim)
+        self._no_text_embeddings = None if no_text is None else no_text.cpu()
+
+    @property
+    def threshold(self) -> float | None:
+        """The score above which an image is OOD."""
+        return self._threshold
+
+    @threshold.setter
+    def threshold(self, threshold: float | None) -> None:
+        if threshold is not None:
+            if isinstance(threshold, bool) or not hasattr(threshold, "__float__"):
+                raise TypeError(f"threshold must be a number, but got {type(threshold).__name__} {threshold!r}")
+            threshold = float(threshold)
+            if not math.isfinite(threshold):
+                raise ValueError(f"threshold must be finite, but got {threshold}")
+        self._threshold = threshold
+
+    def __call__(self, images: Any, top_k: int | None = None, batch_size: int = 32) -> list[OODResult]:
+        """Judges images.
+
+        Args:
+            images:
+                One image or many: whatever [`~clipn_hf.images.load_image`] reads, or a list, iterator or dataset of
+                these, as [`number_images`] describes.
+            top_k (`int`, *optional*): How many labels to list; by default all.
+            batch_size (`int`, *optional*, defaults to 32): Images per pass through the model.
+
+        Returns:
+            `list` of [`OODResult`], one per image, also for a single one.
+
+        Raises:
+            ImageError: An image cannot be read; the message says which.
+            TypeError, ValueError: As [`number_images`]; a `top_k` or `batch_size` that is not a positive integer.
+        """
+        check_count("top_k", top_k)
+        self.explain_missing_verdict()
+        return [result for embeddings in self._embed(images, batch_size) for result in self.results(embeddings, top_k)]
+
+    def score(self, images: Any, batch_size: int = 32) -> Tensor:
+        """OOD-ness of images, or of image embeddings computed before.
+
+        Args:
+            images:
+                As for calling the detector; or embeddings, a floating-point `torch.Tensor` or `numpy.ndarray` of shape
+                `(images, dim)` and any norm.
+            batch_size (`int`, *optional*, defaults to 32): Images per pass through the model.
+
+        Returns:
+            `torch.Tensor` of shape `(images,)`, float32, on the CPU; higher = more OOD.
+
+        Raises:
+            ImageError, TypeError, ValueError: As for calling the detector; embeddings of another width, or not finite.
+        """
+        if is_embeddings(images):
+            return self._score(self._inputs(images))
+        return torch.cat([torch.empty(0), *(self._score(self._inputs(x)) for x in self._embed(images, batch_size))])
+
+    def results(self, image_embeddings: Tensor | npt.NDArray[Any], top_k: int | None = None) -> list[OODResult]:
+        """Judges images by their embeddings.
+
+        Args:
+            image_embeddings (`torch.Tensor` or `numpy.ndarray` of shape `(images, dim)`): Of any norm.
+            top_k (`int`, *optional*): How many labels to list; by default all.
+
+        Returns:
+            `list` of [`OODResult`], one per image.
+
+        Raises:
+            ValueError: Embeddings of another shape, or not finite.
+        """
+        check_count("top_k", top_k)
+        inputs = self._inputs(image_embeddings)
+        scores: list[float] = self._score(inputs).tolist()
+        verdicts: list[bool | None]
+        if self.threshold is not None:
+            verdicts = [score > self.threshold for score in scores]
+        elif self.method.is_ood is not None:
+            verdicts = self.method.is_ood(inputs).tolist()
+        else:
+            verdicts = [None] * len(scores)
+        probabilities, order = inputs.logits.softmax(dim=1).sort(dim=1, descending=True, stable=True)
+        return [
+            OODResult(
+                is_ood=verdict,
+                ood_score=score,
+                threshold=self.threshold,
+                method=self.method.name,
+                label=self.labels[indices[0]],
+                score=values[0],
+                labels=[
+                    LabelScore(label=self.labels[index], score=value)
+                    for index, value in zip(indices, values, strict=True)
+                ],
+            )
+            for verdict, score, indices, values in zip(
+                verdicts, scores, order[:, :top_k].tolist(), probabilities[:, :top_k].tolist(), strict=True
+            )
+        ]
+
+    def explain_missing_verdict(self) -> None:
+        """Says on the log how to get a verdict, if there will be none."""
+        if self.threshold is None and self.method.is_ood is None:
+            rules = _names(row for row in METHODS.values() if row.is_ood is not None)
+            logger.warning(
+                f"is_ood is None, because method {self.method.name} decides by threshold alone: pass threshold=, for "
+                f"example the 0.95 quantile of its scores on images of your labels, or use {rules} with a CLIPN model."
+            )
+
+    def _embed(self, images: Any, batch_size: int) -> Iterator[Tensor]:
+        """Embeddings `(batch, dim)`, batch by batch."""
+        check_count("batch_size", batch_size)
+        numbered = number_images(images)
+        # A single image needs no number in errors.
+        items = iter([(None, images)] if numbered is None else numbered)
+        while batch := list(itertools.islice(items, batch_size)):
+            pixel_values = self.encoder.pixel_values([image for _, image in batch], start=batch[0][0])
+            yield self.encoder.image_embeddings(pixel_values)
+
+    def _inputs(self, image_embeddings: Any) -> MethodInputs:
+        embeddings = torch.as_tensor(image_embeddings).detach().float().cpu()
+        dim = self._text_embeddings.shape[1]
+        if embeddings.ndim != 2 or embeddings.shape[1] != dim:
+            raise ValueError(
+                f"image embeddings must have shape (images, {dim}) for this model, but got {tuple(embeddings.shape)}"
+            )
+        if not torch.isfinite(embeddings).all():
+            raise ValueError("image embeddings have NaN or infinite values: compute them again in float32")
+        embeddings = normalize(embeddings, dim=1)
+        similarity = embeddings @ self._text_embeddings.T  # (images, classes)
+        no_logits = None
+        if self._no_text_embeddings is not None:
+            no_logits = self.encoder.logit_scale * (embeddings @ self._no_text_embeddings.T)
+        return MethodInputs(similarity, self.encoder.logit_scale * similarity, no_logits)
+
+    def _score(self, inputs: MethodInputs) -> Tensor:
+        return self.method.score(inputs, **self.settings)
+
+
+class NumberedImages(Dataset[tuple[int, ImageSource]]):
+    """Images together with their positions, read when asked for.
+
+    Args:
+        images: Anything with a length and integer positions.
+        column (`str`, *optional*): Where each item is a dictionary, the key of its image.
+    """
+
+    def __init__(self, images: Any, column: str | None = None) -> None:
+        self.images = images
+        self.column = column
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[int, ImageSource]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"there is no image {index}, only 0 to {len(self) - 1}")
+        try:
+            item = self.images[index]
+        except OSError as error:  # of a dataset that opens its images itself
+            raise ImageError(f"image {index}", f"the dataset cannot open it ({error})") from error
+        return index, _image_of(item, self.column)
+
+
+def number_images(images: Any) -> NumberedImages | Iterator[tuple[int, ImageSource]] | None:
+    """Brings the ways to hand over many images to two: with a length, and without.
+
+    Args:
+        images:
+            A list or tuple; an iterator or generator; a `torch.utils.data.Dataset` of images, or of dictionaries with
+            an `"image"`; a `datasets.Dataset` or `datasets.IterableDataset`, whose only column of type `Image`, or
+            else the one called `"image"`, is read.
+
+    Returns:
+        [`NumberedImages`] for what has a length, an iterator of (position, image) for what has not, None for anything
+        else, which is then a single image.
+
+    Raises:
+        ValueError: A dataset in which the image column cannot be told.
+    """
+    # A dataset can only be there when its library has been imported, which takes a second.
+    datasets = sys.modules.get("datasets")
+    if datasets is not None and isinstance(images, datasets.Dataset | datasets.IterableDataset):
+        column = _image_column(images.features, datasets.Image)
+        if isinstance((images.features or {}).get(column), datasets.Image):
+            # Not decoded, so that load_image reads all images and names the broken ones.
+            images = images.cast_column(column, datasets.Image(decode=False))
+        if isinstance(images, datasets.Dataset):
+            return NumberedImages(images, column)
+        return enumerate(_image_of(row, column) for row in images)
+    if isinstance(images, list | tuple) or (isinstance(images, Dataset) and hasattr(images, "__len__")):
+        return NumberedImages(images)
+    # Open files are iterators, too, but of lines.
+    if isinstance(images, Dataset) or (isinstance(images, Iterator) and not hasattr(images, "read")):
+        return enumerate(_image_of(item, None) for item in iter(images))
+    return None
+
+
+def is_embeddings(images: Any) -> bool:
+    """Whether `images` are embeddings: a floating-point matrix."""
+    if isinstance(images, Tensor):
+        return images.ndim == 2 and images.is_floating_point()
+    return isinstance(images, np.ndarray) and images.ndim == 2 and np.issubdtype(images.dtype, np.floating)
+
+
+def check_count(name: str, count: int | None) -> None:
+    """Makes sure that `count` is None or a positive integer.
+
+    Raises:
+        ValueError: It is not.
+    """
+    if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
+        raise ValueError(f"{name} must be a positive integer, but got {count!r}")
+
+
+def _image_column(features: Mapping[str, Any] | None, image_type: type) -> str:
+    # A streamed dataset may not know its columns.
+    if features is None:
+        return "image"
+    columns = [name for name, feature in features.items() if isinstance(feature, image_type)]
+    if len(columns) == 1:
+        return columns[0]
+    if "image" in features:
+        return "image"
+    found = (
+        f"several image columns ({', '.join(columns)})" if columns else f"no image column among {', '.join(features)}"
+    )
+    raise ValueError(f"the dataset has {found}; keep one with select_columns() or rename it to 'image'")
+
+
+def _image_of(item: Any, column: str | None) -> Any:
+    """The image in an item of a dataset: the item, its column, and what `datasets` has not decoded."""
+    if isinstance(item, Mapping) and (column is not None or "image" in item):
+        item = item[column or "image"]
+    if isinstance(item, Mapping) and item.keys() >= {"bytes", "path"}:
+        item = item["path"] if item["bytes"] is None else item["bytes"]
+    return item
+
+
+def _check_needs(method: Method, encoder: DualEncoder) -> None:
+    provided: set[Need] = {"global", "no"} if encoder.has_no_encoder else {"global"}
+    for need in sorted(method.needs - provided):
+        usable = _names(row for row in METHODS.values() if row.needs <= provided)
+        raise ValueError(
+            f"method {method.name} needs {NEEDS[need]}, got {type(encoder.model).__name__}; use one of {usable} or "
+            "CLIPNModel.from_clip"
+        )
+
+
+def _names(methods: Iterable[Method]) -> str:
+    return ", ".join(method.name for method in methods)

@@ -1,0 +1,32 @@
+# Copyright 2026 The clipn-hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""Detection methods, one file and one row each. To add a method, add a file like its neighbours and its row here."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from .atd import ATD
+from .base import NEEDS, Method, MethodInputs, Need
+from .ctw import CTW
+from .energy import ENERGY
+from .max_logit import MAX_LOGIT
+from .mcm import MCM
+from .msp import MSP
+
+METHODS: Mapping[str, Method] = MappingProxyType(
+    {method.name: method for method in (ATD, CTW, MCM, MSP, MAX_LOGIT, ENERGY)}
+)
+
+
+def get_method(name: str) -> Method:
+    """The row of `METHODS` with that name.
+
+    Raises:
+        ValueError: There is none.
+    """
+    if name not in METHODS:
+        raise ValueError(f"unknown method {name!r}; the methods are {', '.join(METHODS)}")
+    return METHODS[name]
+
+
+__all__ = ["METHODS", "NEEDS", "Method", "MethodInputs", "Need", "get_method"]

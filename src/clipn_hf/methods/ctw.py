@@ -1,0 +1,29 @@
+# Copyright 2026 The clipn-hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""Competing to win, the simpler rule of CLIPN: the best label against its own "no"."""
+
+from torch import Tensor
+
+from clipn_hf import scores
+
+from .base import Method, MethodInputs
+
+
+def _score(inputs: MethodInputs) -> Tensor:
+    assert inputs.no_logits is not None
+    return scores.ctw(inputs.logits, inputs.no_logits)
+
+
+def _is_ood(inputs: MethodInputs) -> Tensor:
+    assert inputs.no_logits is not None
+    return scores.ctw_is_ood(inputs.logits, inputs.no_logits)
+
+
+CTW = Method(
+    name="ctw",
+    title="Competing to win",
+    reference="2308.12213",
+    needs=frozenset({"global", "no"}),
+    score=_score,
+    is_ood=_is_ood,
+)

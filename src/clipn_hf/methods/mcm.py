@@ -1,0 +1,23 @@
+# Copyright 2026 The clipn-hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""Maximum concept matching: softmax over cosines."""
+
+from torch import Tensor
+
+from clipn_hf import scores
+
+from .base import Method, MethodInputs
+
+
+def _score(inputs: MethodInputs, temperature: float = 1.0) -> Tensor:
+    return scores.mcm(inputs.similarity, temperature)
+
+
+MCM = Method(
+    name="mcm",
+    title="Maximum concept matching",
+    reference="2211.13445",
+    needs=frozenset({"global"}),
+    score=_score,
+    min_labels=2,
+)

@@ -1,0 +1,157 @@
+# Copyright 2026 The clipn-hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""`OODPipeline`, the transformers face of [`OODDetector`]: `pipeline("ood-detection", model=…)`."""
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import CLIPProcessor, Pipeline, pipeline
+from transformers.pipelines import PIPELINE_REGISTRY
+
+from .detector import OODDetector, OODResult, check_count, number_images
+from .encoders import EMBEDDED_CHECKPOINT, EMBEDDED_NOTICE, AutoDualEncoder, DualEncoder
+
+TASK = "ood-detection"
+
+
+class OODPipeline(Pipeline):
+    """Zero-shot OOD detection: which images show none of the candidate labels?
+
+    Computes in float32 on a CPU whatever dtype is stored or asked for; on an accelerator in float32 unless `dtype`
+    says otherwise. A model object is used as it is, not copied: it is moved to the device, put in evaluation mode and,
+    on a CPU, converted to float32. Scores of one image differ by less than 1e-4 of their size between batch sizes and
+    orders.
+
+    Args:
+        model ([`~transformers.CLIPModel`] or [`CLIPNModel`]): With a model object pass its `processor`, too.
+        candidate_labels, method, threshold, top_k, templates, no_templates, settings:
+            Defaults for every call.
+
+    Example:
+
+    ```python
+    >>> from clipn_hf import pipeline
+    >>> detect = pipeline("ood-detection", model="org/clipn-vitb16")  # doctest: +SKIP
+    >>> result = detect("car.jpg", candidate_labels=["cat", "dog"])  # doctest: +SKIP
+
+    ```
+    """
+
+    _load_tokenizer: bool | None = False  # type: ignore[assignment]
+    _load_image_processor: bool | None = False  # type: ignore[assignment]
+    _load_feature_extractor: bool | None = False  # type: ignore[assignment]
+    _load_video_processor: bool | None = False  # type: ignore[assignment]
+
+    def __init__(self, *args: Any, dtype: str | torch.dtype | None = None, **kwargs: Any) -> None:
+        # `pipeline` hands this argument for the Hub on to the class.
+        kwargs.pop("local_files_only", None)
+        super().__init__(*args, **kwargs)
+        self._defaults, self._postprocess_params = self._postprocess_params, {}
+        if self.processor is None and self.tokenizer is not None and self.image_processor is not None:
+            self.processor = CLIPProcessor(self.image_processor, self.tokenizer)
+        self.encoder = DualEncoder(self.model, self.processor, dtype=dtype)
+
+    def __call__(  # type: ignore[override]
+        self, images: Any, candidate_labels: Sequence[str] | None = None, **kwargs: Any
+    ) -> OODResult | list[OODResult] | Iterator[OODResult]:
+        """Judges images.
+
+        Args:
+            images:
+                One image: a path, an http(s) address, bytes, a binary file, a PIL image, a uint8 array. Or many of
+                them: a list or tuple; an iterator or generator; a `torch.utils.data.Dataset` of images or of
+                dictionaries with an `"image"`, such as `KeyDataset`; a `datasets.Dataset` or
+                `datasets.IterableDataset`, whose only column of type `Image`, or else the one called `"image"`, is
+                read.
+            candidate_labels (`Sequence[str]`): The known classes. They are encoded once, and kept for later calls.
+            method (`str`, *optional*, defaults to `"atd"`): A key of `clipn_hf.methods.METHODS`.
+            threshold (`float`, *optional*): The score above which an image is OOD, strictly. By default the
+                threshold-free rule of the method decides, where it has one.
+            top_k (`int`, *optional*): How many labels to list in `labels`; by default all.
+            templates, no_templates (`Sequence[str]`, *optional*): As in [`DualEncoder.class_embeddings`].
+            batch_size (`int`, *optional*, defaults to 1): Images per pass through the model.
+            num_workers (`int`, *optional*, defaults to 0): Processes that read images ahead.
+            kwargs: Settings of the method, such as `temperature`.
+
+        Returns:
+            [`OODResult`] for one image, a `list` of them for a list or tuple, and for iterators and datasets an
+            iterator of them that reads the images as it goes.
+
+        Raises:
+            ImageError: An image cannot be read; the message says which.
+            TypeError, ValueError: No labels, and whatever [`OODDetector`] refuses.
+        """
+        loading = {name: kwargs.pop(name) for name in ("batch_size", "num_workers") if name in kwargs}
+        check_count("batch_size", loading.get("batch_size"))
+        if candidate_labels is not None:
+            kwargs["candidate_labels"] = candidate_labels
+        options = {**self._defaults, **kwargs}
+        labels, top_k = options.pop("candidate_labels", None), options.pop("top_k", None)
+        if labels is None:
+            raise ValueError('candidate_labels is missing: name the known classes, for example ["cat", "dog"]')
+        check_count("top_k", top_k)
+        detector = OODDetector(self.encoder, labels, **options)
+        detector.explain_missing_verdict()
+        numbered = number_images(images)
+        if numbered is None:
+            numbered = images
+        elif isinstance(numbered, Iterator):
+            # transformers streams generators, and takes other iterators for one image.
+            numbered = (item for item in numbered)
+        results = super().__call__(numbered, detector=detector, top_k=top_k, **loading)
+        return list(results) if isinstance(images, list | tuple) else results
+
+    def _sanitize_parameters(self, **options: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        return {}, {}, options
+
+    def preprocess(self, item: Any) -> dict[str, Tensor]:  # type: ignore[override]
+        position, image = item if isinstance(item, tuple) else (None, item)
+        return {"pixel_values": self.encoder.pixel_values([image], start=position)}
+
+    def _forward(self, model_inputs: dict[str, Tensor]) -> dict[str, Tensor]:  # type: ignore[override]
+        return {"image_embeddings": self.encoder.image_embeddings(model_inputs["pixel_values"])}
+
+    def postprocess(  # type: ignore[override]
+        self, outputs: dict[str, Tensor], detector: OODDetector, top_k: int | None
+    ) -> OODResult:
+        return detector.results(outputs["image_embeddings"], top_k)[0]
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
+        """Saves model and processor, from which `pipeline("ood-detection", model=save_directory)` makes this again.
+
+        No code is saved: transformers would write the pipeline's own, which then could not be loaded without
+        `trust_remote_code`.
+
+        Args:
+            save_directory (`str` or `os.PathLike`): The folder; made if it does not exist.
+            kwargs: Arguments of `PreTrainedModel.save_pretrained`, such as `max_shard_size`.
+        """
+        self.model.save_pretrained(save_directory, **kwargs)
+        self.encoder.processor.save_pretrained(save_directory)
+
+
+def register_pipeline() -> None:
+    """Makes `transformers.pipeline` know the task "ood-detection", with the embedded checkpoint as its default."""
+    PIPELINE_REGISTRY.register_pipeline(
+        TASK,
+        pipeline_class=OODPipeline,
+        pt_model=AutoDualEncoder,
+        default={"model": (EMBEDDED_CHECKPOINT, None)},
+        type="multimodal",
+    )
+    logging.getLogger("transformers.pipelines").addFilter(_explain_default)
+
+
+def _explain_default(record: logging.LogRecord) -> bool:
+    """Puts what the embedded checkpoint is in place of transformers' remark that no model was supplied."""
+    if record.levelno == logging.WARNING and EMBEDDED_CHECKPOINT in record.getMessage():
+        record.msg, record.args = EMBEDDED_NOTICE, ()
+    return True
+
+
+# `pipeline` is exported from here, so that in the package the function wins over this module of the same name.
+__all__ = ["OODPipeline", "pipeline", "register_pipeline"]

@@ -1,0 +1,22 @@
+# Copyright 2026 The clipn-hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""Detection scores as pure functions: tensors in, OOD-ness out, shape `(batch,)`, higher = more OOD.
+
+Every function computes in float32 whatever floating dtype it receives (in half precision MCM over 1,000 classes has a
+few dozen distinct values, and its FPR95 moves by points) and can be differentiated where its formula can.
+"""
+
+from .baselines import energy, max_logit, mcm, msp
+from .clipn import atd, atd_is_ood, atd_probabilities, ctw, ctw_is_ood
+
+__all__ = [
+    "atd",
+    "atd_is_ood",
+    "atd_probabilities",
+    "ctw",
+    "ctw_is_ood",
+    "energy",
+    "max_logit",
+    "mcm",
+    "msp",
+]

@@ -1,0 +1,155 @@
+# Copyright 2026 The clipn-hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""Scores that need nothing but the class logits, or the cosines, of a zero-shot classifier.
+
+MSP: Hendrycks and Gimpel, "A Baseline for Detecting Misclassified and Out-of-Distribution Examples in Neural
+Networks", ICLR 2017, https://arxiv.org/abs/1610.02136.
+MaxLogit: Hendrycks et al., "Scaling Out-of-Distribution Detection for Real-World Settings", ICML 2022,
+https://arxiv.org/abs/1911.11132.
+Energy: Liu et al., "Energy-based Out-of-distribution Detection", NeurIPS 2020, https://arxiv.org/abs/2010.03759.
+MCM: Ming et al., "Delving into Out-of-Distribution Detection with Vision-Language Representations", NeurIPS 2022,
+https://arxiv.org/abs/2211.13445, code https://github.com/deeplearning-wisc/MCM.
+"""
+
+from torch import Tensor
+
+from ._checks import check_matrix, check_temperature
+
+
+def msp(logits: Tensor, temperature: float = 1.0) -> Tensor:
+    r"""Maximum softmax probability, turned into OOD-ness.
+
+    \\( 1 - \max_j \operatorname{softmax}_j(a / T) \\), computed as the sum of the other probabilities, so that images
+    of which the classifier is nearly certain stay apart where \\( 1 - p \\) would round to 0.
+
+    Args:
+        logits (`torch.Tensor` of shape `(batch, classes)`):
+            Class logits \\( a \\), at least two classes. For CLIP: cosines times `logit_scale.exp()`.
+        temperature (`float`, *optional*, defaults to 1.0):
+            \\( T > 0 \\), divides the logits.
+
+    Returns:
+        `torch.Tensor` of shape `(batch,)`, float32, in [0, 1 - 1/classes]; higher = more OOD.
+
+    Raises:
+        TypeError: `logits` is not a tensor or `temperature` not a number.
+        ValueError: Fewer than two classes, another shape, a value that is not finite, or `temperature <= 0`.
+
+    Source: Hendrycks and Gimpel 2017, section 2.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from clipn_hf.scores import msp
+    >>> msp(torch.tensor([[4.0, 1.0, 0.0], [1.0, 1.0, 1.0]]))
+    tensor([0.0638, 0.6667])
+
+    ```
+    """
+    return _one_minus_max_softmax(check_matrix(logits, "logits", min_classes=2), temperature)
+
+
+def max_logit(logits: Tensor) -> Tensor:
+    r"""Negative largest logit, \\( -\max_j a_j \\).
+
+    Args:
+        logits (`torch.Tensor` of shape `(batch, classes)`):
+            Class logits \\( a \\), at least one class.
+
+    Returns:
+        `torch.Tensor` of shape `(batch,)`, float32, unbounded; higher = more OOD.
+
+    Raises:
+        TypeError: `logits` is not a tensor.
+        ValueError: No classes, another shape, or a value that is not finite.
+
+    Source: Hendrycks et al. 2022, section 3.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from clipn_hf.scores import max_logit
+    >>> max_logit(torch.tensor([[4.0, 1.0, 0.0], [1.0, 1.0, 1.0]]))
+    tensor([-4., -1.])
+
+    ```
+    """
+    return -check_matrix(logits, "logits").amax(dim=1)
+
+
+def energy(logits: Tensor, temperature: float = 1.0) -> Tensor:
+    r"""Free energy, \\( -T \log \sum_j \exp(a_j / T) \\).
+
+    Args:
+        logits (`torch.Tensor` of shape `(batch, classes)`):
+            Class logits \\( a \\), at least one class.
+        temperature (`float`, *optional*, defaults to 1.0):
+            \\( T > 0 \\); towards 0 the energy becomes `max_logit`.
+
+    Returns:
+        `torch.Tensor` of shape `(batch,)`, float32, unbounded; higher = more OOD.
+
+    Raises:
+        TypeError: `logits` is not a tensor or `temperature` not a number.
+        ValueError: No classes, another shape, a value that is not finite, or `temperature <= 0`.
+
+    Source: Liu et al. 2020, equation 4.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from clipn_hf.scores import energy
+    >>> energy(torch.tensor([[4.0, 1.0, 0.0], [1.0, 1.0, 1.0]]))
+    tensor([-4.0659, -2.0986])
+
+    ```
+    """
+    logits = check_matrix(logits, "logits")
+    check_temperature(temperature)
+    largest = logits.amax(dim=1).detach()  # (batch,)
+    # Only differences are divided, so that no temperature is too small.
+    return -largest - temperature * ((logits - largest[:, None]) / temperature).logsumexp(dim=1)
+
+
+def mcm(similarity: Tensor, temperature: float = 1.0) -> Tensor:
+    r"""Maximum concept matching: MSP over cosines instead of logits.
+
+    \\( 1 - \max_j \operatorname{softmax}_j(s / T) \\) for cosines \\( s \\) between an image and the class texts.
+
+    Args:
+        similarity (`torch.Tensor` of shape `(batch, classes)`):
+            Cosines \\( s \\) in [-1, 1], **not** multiplied by the logit scale, at least two classes.
+        temperature (`float`, *optional*, defaults to 1.0):
+            \\( T > 0 \\). The paper uses 1; `1 / logit_scale.exp()` makes it MSP.
+
+    Returns:
+        `torch.Tensor` of shape `(batch,)`, float32, in [0, 1 - 1/classes]; higher = more OOD.
+
+    Raises:
+        TypeError: `similarity` is not a tensor or `temperature` not a number.
+        ValueError: Fewer than two classes, another shape, a value that is not finite, or `temperature <= 0`.
+
+    Source: Ming et al. 2022, section 3.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from clipn_hf.scores import mcm
+    >>> mcm(torch.tensor([[0.31, 0.22, 0.18], [0.20, 0.20, 0.20]]))
+    tensor([0.6418, 0.6667])
+
+    ```
+    """
+    return _one_minus_max_softmax(check_matrix(similarity, "similarity", min_classes=2), temperature)
+
+
+def _one_minus_max_softmax(logits: Tensor, temperature: float) -> Tensor:
+    check_temperature(temperature)
+    largest, best = logits.max(dim=1, keepdim=True)  # (batch, 1)
+    # Only differences are divided, so that no temperature is too small.
+    probabilities = ((logits - largest.detach()) / temperature).softmax(dim=1)  # (batch, classes)
+    return probabilities.scatter(1, best, 0.0).sum(dim=1)

@@ -1,0 +1,322 @@
+# Copyright 2026 The clipn-hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""Embeddings of images, texts and labels, and the refusal of models that cannot give any."""
+
+import logging
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch.nn.functional import normalize
+from transformers import AutoModel, CLIPModel, CLIPProcessor, CLIPTextModel
+
+from clipn_hf import CLIPNModel, CLIPNProcessor, DualEncoder, IncompleteCheckpointError
+from clipn_hf.encoders import MAX_CACHED_LABEL_SETS, TEXT_BATCH_SIZE, AutoDualEncoder
+from clipn_hf.images import ImageError
+from clipn_hf.prompts import DEFAULT_TEMPLATES, NO_TEMPLATES
+
+LABELS = ["cat", "red bird", "tree"]
+
+
+def noise(seed: int, size: tuple[int, int] = (40, 36)) -> Image.Image:
+    pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def edit_weights(source: Path, target: Path, edit: Any) -> Path:
+    """A copy of a saved model with other weights."""
+    shutil.copytree(source, target)
+    weights = load_file(target / "model.safetensors")
+    save_file(edit(weights), target / "model.safetensors", metadata={"format": "pt"})
+    return target
+
+
+class Calls:
+    """Counts the calls of a method of a model."""
+
+    def __init__(self, model: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.count = 0
+        self.original = getattr(model, name)
+        monkeypatch.setattr(model, name, self)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self.count += 1
+        return self.original(*args, **kwargs)
+
+
+def test_image_embeddings_are_those_of_the_model(tiny_clip: CLIPModel, tiny_processor: CLIPProcessor) -> None:
+    encoder = DualEncoder(tiny_clip, tiny_processor)
+    pixel_values = encoder.pixel_values([noise(0), noise(1)])
+    assert torch.equal(
+        pixel_values, tiny_processor.image_processor([noise(0), noise(1)], return_tensors="pt")["pixel_values"]
+    )
+    found = encoder.image_embeddings(pixel_values)
+    with torch.no_grad():
+        expected = normalize(tiny_clip.get_image_features(pixel_values).pooler_output, dim=-1)
+    assert found.dtype == torch.float32
+    assert not found.requires_grad
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(found.norm(dim=1), torch.ones(2))
+
+
+def test_broken_image_is_named_by_its_position(tiny_clip: CLIPModel, tiny_processor: CLIPProcessor) -> None:
+    encoder = DualEncoder(tiny_clip, tiny_processor)
+    with pytest.raises(ImageError, match=r"image 8 \(the 5 bytes given\)"):
+        encoder.pixel_values([noise(0), b"magic"], start=7)
+    with pytest.raises(ImageError, match=r"cannot read the 5 bytes given"):
+        encoder.pixel_values([b"magic"], start=None)
+    with pytest.raises(TypeError, match=r"image 1: .* got NoneType"):
+        encoder.pixel_values([noise(0), None])  # type: ignore[list-item]
+
+
+def test_text_embeddings_do_not_depend_on_their_neighbours(
+    tiny_clipn: CLIPNModel, tiny_processor: CLIPProcessor
+) -> None:
+    encoder = DualEncoder(tiny_clipn, tiny_processor)
+    prompts = ["a cat", "a photo of a red bird with no tree", "dog"] * (TEXT_BATCH_SIZE // 3 + 1)
+    for embed in (encoder.text_embeddings, encoder.no_text_embeddings):
+        together = embed(prompts)
+        assert together.shape == (len(prompts), 24)
+        assert together.dtype == torch.float32
+        torch.testing.assert_close(together[:3], together[-3:], rtol=0, atol=1e-6)
+        for row in range(3):
+            torch.testing.assert_close(embed(prompts[row : row + 1])[0], together[row], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("no_prompt_type", ["learnable", "handcrafted"])
+def test_class_embeddings_average_normalised_prompts(
+    tiny_clip: CLIPModel, tiny_processor: CLIPProcessor, no_prompt_type: str
+) -> None:
+    model = CLIPNModel.from_clip(tiny_clip, no_prompt_type=no_prompt_type)
+    encoder = DualEncoder(model, tiny_processor)
+    text, no_text = encoder.class_embeddings(LABELS)
+    assert no_text is not None
+    no_templates = DEFAULT_TEMPLATES if no_prompt_type == "learnable" else NO_TEMPLATES
+    for label, embedding, no_embedding in zip(LABELS, text, no_text, strict=True):
+        prompts = encoder.text_embeddings([template.replace("{}", label) for template in DEFAULT_TEMPLATES])
+        torch.testing.assert_close(embedding, normalize(prompts.mean(dim=0), dim=0))
+        no_prompts = encoder.no_text_embeddings([template.replace("{}", label) for template in no_templates])
+        torch.testing.assert_close(no_embedding, normalize(no_prompts.mean(dim=0), dim=0))
+
+
+def test_templates_come_from_the_call_the_processor_or_the_model(
+    tiny_clip: CLIPModel, tiny_processor: CLIPProcessor
+) -> None:
+    own, other, no_other = ["a drawing of {}"], ["the {}"], ["not the {}"]
+
+    def embeddings(model: Any, processor: Any, **templates: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
+        return DualEncoder(model, processor).class_embeddings(LABELS, **templates)
+
+    clipn = CLIPNModel.from_clip(tiny_clip, templates=own)
+    processor = CLIPNProcessor(tiny_processor.image_processor, tiny_processor.tokenizer, templates=other)
+    called = embeddings(tiny_clip, tiny_processor, templates=other)[0]
+    torch.testing.assert_close(embeddings(clipn, processor)[0], called)
+    torch.testing.assert_close(embeddings(clipn, tiny_processor, templates=other)[0], called)
+    torch.testing.assert_close(
+        embeddings(clipn, tiny_processor)[0], embeddings(tiny_clip, tiny_processor, templates=own)[0]
+    )
+    # Learnable "no" prompts read what the text encoder reads, hand-crafted ones their own pool.
+    learnable = embeddings(clipn, tiny_processor, templates=other)[1]
+    torch.testing.assert_close(learnable, embeddings(clipn, processor)[1])
+    handcrafted = CLIPNModel.from_clip(tiny_clip, no_prompt_type="handcrafted")
+    pool = embeddings(handcrafted, tiny_processor)[1]
+    torch.testing.assert_close(embeddings(handcrafted, tiny_processor, templates=other)[1], pool)
+    given = embeddings(handcrafted, tiny_processor, no_templates=no_other)[1]
+    assert given is not None
+    assert not torch.allclose(given, pool)  # type: ignore[arg-type]
+
+
+def test_clip_has_no_no_encoder(tiny_clip: CLIPModel, tiny_processor: CLIPProcessor) -> None:
+    encoder = DualEncoder(tiny_clip, tiny_processor)
+    assert not encoder.has_no_encoder
+    assert encoder.class_embeddings(LABELS)[1] is None
+    with pytest.raises(TypeError, match=r'CLIPModel has no "no" text encoder.*from_clip'):
+        encoder.no_text_embeddings(["a cat"])
+
+
+def test_labels_are_embedded_once(
+    tiny_clipn: CLIPNModel, tiny_processor: CLIPProcessor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = DualEncoder(tiny_clipn, tiny_processor)
+    calls, no_calls = (Calls(tiny_clipn, name, monkeypatch) for name in ("get_text_features", "get_no_text_features"))
+    text, _ = encoder.class_embeddings(LABELS, use_no_encoder=False)
+    assert (calls.count, no_calls.count) == (1, 0)
+    again, no_text = encoder.class_embeddings(LABELS)
+    assert (calls.count, no_calls.count) == (1, 1)
+    assert again is text
+    assert encoder.class_embeddings(tuple(LABELS))[1] is no_text
+    encoder.class_embeddings(LABELS[::-1])
+    encoder.class_embeddings(LABELS, templates=["a {}"])
+    assert (calls.count, no_calls.count) == (3, 3)
+
+    for number in range(MAX_CACHED_LABEL_SETS):
+        encoder.class_embeddings([f"cat {number}"])
+    calls.count = 0
+    encoder.class_embeddings([f"cat {MAX_CACHED_LABEL_SETS - 1}"])
+    assert calls.count == 0
+    encoder.class_embeddings(LABELS)
+    assert calls.count == 1
+
+
+def test_changed_weights_are_noticed(tiny_clip: CLIPModel, tiny_processor: CLIPProcessor) -> None:
+    encoder = DualEncoder(tiny_clip, tiny_processor)
+    before, _ = encoder.class_embeddings(LABELS)
+    with torch.no_grad():
+        tiny_clip.text_projection.weight[1].zero_()
+    after, _ = encoder.class_embeddings(LABELS)
+    assert not torch.allclose(before, after)
+    # The optimizer of the Trainer leaves no trace but the values.
+    weight = tiny_clip.text_projection.weight
+    weight.grad = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
+    torch.optim.AdamW([weight], lr=0.1, fused=True).step()
+    trained, _ = encoder.class_embeddings(LABELS)
+    assert not torch.allclose(after, trained)
+
+
+def test_long_labels_are_cut_with_a_warning(
+    tiny_clipn: CLIPNModel, tiny_processor: CLIPProcessor, caplog: pytest.LogCaptureFixture
+) -> None:
+    encoder = DualEncoder(tiny_clipn, tiny_processor)
+    longest = " ".join(["cat"] * 75)  # 77 tokens with start and end
+    encoder.class_embeddings([longest, "dog"], templates=["{}"])
+    assert not caplog.records
+    words = "bird " + " ".join(["cat"] * 299)
+    text, no_text = encoder.class_embeddings(["dog", words], templates=["{}", "a {}"])
+    assert no_text is not None
+    assert torch.isfinite(text).all()
+    assert torch.isfinite(no_text).all()
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert record.getMessage().startswith("'bird cat cat")
+    assert "too long for the text encoder" in record.getMessage()
+    caplog.clear()
+    encoder.text_embeddings([words])
+    assert len(caplog.records) == 1
+
+
+def test_computes_in_float32_on_a_cpu(clipn_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    edit_weights(clipn_folder, tmp_path / "half", lambda w: {name: weight.half() for name, weight in w.items()})
+    half = DualEncoder.from_pretrained(tmp_path / "half", device="cpu")
+    assert half.dtype == torch.float32
+    assert not caplog.records
+    asked = DualEncoder.from_pretrained(tmp_path / "half", device="cpu", dtype=torch.bfloat16)
+    assert asked.dtype == torch.float32
+    assert "not in the torch.bfloat16 that was asked for" in caplog.text
+    loaded = DualEncoder(AutoModel.from_pretrained(tmp_path / "half", dtype=torch.float16), half.processor)
+    assert loaded.dtype == torch.float32
+    single = DualEncoder.from_pretrained(clipn_folder, device="cpu")
+    for encoder in (half, asked, loaded):
+        text, no_text = encoder.class_embeddings(LABELS)
+        expected, no_expected = single.class_embeddings(LABELS)
+        torch.testing.assert_close(text, expected, rtol=0, atol=2e-3)
+        torch.testing.assert_close(no_text, no_expected, rtol=0, atol=2e-3)
+
+
+@pytest.mark.parametrize("dtype", ["int64", "float23", torch.int8, 16])
+def test_dtype_must_be_floating_point(tiny_clip: CLIPModel, tiny_processor: CLIPProcessor, dtype: Any) -> None:
+    with pytest.raises(ValueError, match=r"floating-point type such as torch\.float16, but got"):
+        DualEncoder(tiny_clip, tiny_processor, dtype=dtype)
+
+
+def test_model_in_training_mode_is_put_in_evaluation_mode(
+    tiny_clipn: CLIPNModel, tiny_processor: CLIPProcessor
+) -> None:
+    """In training mode the "no" prompt is drawn at random."""
+    encoder = DualEncoder(tiny_clipn.train(), tiny_processor)
+    assert torch.equal(encoder.no_text_embeddings(["a cat"]), encoder.no_text_embeddings(["a cat"]))
+
+
+def test_logit_scale_is_that_of_the_checkpoint(tiny_clip: CLIPModel, tiny_processor: CLIPProcessor) -> None:
+    assert DualEncoder(tiny_clip, tiny_processor).logit_scale == pytest.approx(tiny_clip.logit_scale.exp().item())
+    with torch.no_grad():
+        tiny_clip.logit_scale.fill_(float("nan"))
+    with pytest.raises(ValueError, match=r"exp\(logit_scale\) of the checkpoint is nan"):
+        DualEncoder(tiny_clip, tiny_processor)
+
+
+def test_damaged_weights_are_named(tiny_clipn: CLIPNModel, tiny_processor: CLIPProcessor) -> None:
+    encoder = DualEncoder(tiny_clipn, tiny_processor)
+    with torch.no_grad():
+        tiny_clipn.no_text_projection.weight[0, 0] = float("nan")
+    encoder.class_embeddings(LABELS, use_no_encoder=False)
+    with pytest.raises(ValueError, match=r'the "no" text embeddings are not finite.*no_text_projection\.weight'):
+        encoder.class_embeddings(LABELS)
+    with torch.no_grad():
+        tiny_clipn.visual_projection.weight.fill_(float("inf"))
+    with pytest.raises(
+        ValueError, match=r"the image embeddings .*no_text_projection\.weight|visual_projection\.weight"
+    ):
+        encoder.image_embeddings(encoder.pixel_values([noise(0)]))
+
+
+def test_overflow_is_told_from_damage(tiny_clip: CLIPModel, tiny_processor: CLIPProcessor) -> None:
+    encoder = DualEncoder(tiny_clip, tiny_processor)
+    with torch.no_grad():
+        tiny_clip.visual_projection.weight.fill_(3e38)
+    with pytest.raises(ValueError, match=r"all weights are: the model overflows in torch\.float32"):
+        encoder.image_embeddings(encoder.pixel_values([noise(0)]))
+
+
+@pytest.mark.parametrize("load", [AutoDualEncoder.from_pretrained, DualEncoder.from_pretrained])
+def test_missing_weights_are_an_error(clip_folder: Path, clipn_folder: Path, tmp_path: Path, load: Any) -> None:
+    drop = "text_model.final_layer_norm.weight"
+    folder = edit_weights(
+        clip_folder, tmp_path / "clip", lambda w: {name: weight for name, weight in w.items() if name != drop}
+    )
+    with pytest.raises(IncompleteCheckpointError, match=rf"lacks weights of CLIPModel: {drop}; download"):
+        load(folder)
+    folder = edit_weights(
+        clipn_folder, tmp_path / "clipn", lambda w: {name: weight for name, weight in w.items() if "no_" not in name}
+    )
+    with pytest.raises(IncompleteCheckpointError, match=r"CLIPNModel: no_text_model\..* and \d+ more; .*from_clip"):
+        load(folder)
+
+
+def test_models_without_two_encoders_are_refused(tiny_clip: CLIPModel, tiny_processor: CLIPProcessor) -> None:
+    with pytest.raises(TypeError, match=r"CLIPTextModel has no get_image_features, get_text_features, logit_scale"):
+        DualEncoder(CLIPTextModel(tiny_clip.config.text_config), tiny_processor)
+    with pytest.raises(TypeError, match=r"NoneType, which has no image_processor, tokenizer; pass processor="):
+        DualEncoder(tiny_clip, None)
+    with pytest.raises(TypeError, match=r"CLIPTokenizer, which has no image_processor, tokenizer"):
+        DualEncoder(tiny_clip, tiny_processor.tokenizer)
+
+
+def test_nothing_there_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="empty"):
+        DualEncoder.from_pretrained(tmp_path / "empty")
+
+
+def test_without_a_model_the_embedded_one_is_loaded(
+    clipn_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(sys.modules["clipn_hf.encoders"], "EMBEDDED_CHECKPOINT", str(clipn_folder))
+    encoder = DualEncoder.from_pretrained(device="cpu")
+    assert encoder.has_no_encoder
+    (record,) = caplog.records
+    assert "embedded clipn-tiny" in record.getMessage()
+    assert "openai/clip-vit-base-patch16" in record.getMessage()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_on_a_gpu(clipn_folder: Path, dtype: torch.dtype) -> None:
+    single = DualEncoder.from_pretrained(clipn_folder, device="cuda")
+    half = DualEncoder.from_pretrained(clipn_folder, device="cuda", dtype=dtype)
+    assert single.dtype == torch.float32
+    assert half.dtype == dtype
+    assert half.logit_scale == single.logit_scale
+    for name in ("text_embeddings", "no_text_embeddings"):
+        found, expected = getattr(half, name)(LABELS), getattr(single, name)(LABELS)
+        assert found.dtype == torch.float32
+        assert found.device.type == "cuda"
+        torch.testing.assert_close(found, expected, rtol=0, atol=3e-2)
+    pixel_values = single.pixel_values([noise(0), noise(1)])
+    found = half.image_embeddings(pixel_values)
+    torch.testing.assert_close(found, single.image_embeddings(pixel_values), rtol=0, atol=3e-2)
+    torch.testing.assert_close(found.norm(dim=1).cpu(), torch.ones(2))
