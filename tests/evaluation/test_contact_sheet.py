@@ -69,8 +69,16 @@ def test_every_picture_fits_its_card(size: tuple[int, int], fitted: tuple[int, i
     assert count(contact_sheet([tile(size=size)]), BLUE) > 0.9 * fitted[0] * fitted[1]
 
 
+def test_a_sheet_is_wide_enough_for_its_text_but_no_wider_than_a_full_row() -> None:
+    title = "41 images: 26 known, 14 unknown, 1 unreadable"
+    widths = [contact_sheet([tile()], columns=columns, title=title).width for columns in (1, 10, 20)]
+    assert contact_sheet([tile()]).width == widths[0] < widths[1] == widths[2]
+    assert contact_sheet([tile()] * 10).width > widths[1]
+
+
 def test_long_text_is_shortened_to_its_place() -> None:
-    short, long = contact_sheet([tile()]), contact_sheet([tile(label="extraordinarily " * 20)], title="word " * 99)
+    label = "extraordinarily " * 20
+    short, long = contact_sheet([tile()]), contact_sheet([tile(label=label)], columns=1, title="word " * 99)
     assert long.width == short.width
     # Beside the card and beside the title the paper stays blank.
     pixels = np.asarray(long)
@@ -81,7 +89,7 @@ def test_long_text_is_shortened_to_its_place() -> None:
 
 @pytest.mark.parametrize("label", ["café crème", "猫", "", "two\nlines", "🍕" * 50, "\udcff"])
 def test_labels_of_any_kind(label: str) -> None:
-    contact_sheet([tile(label=label)], title=label, subtitle=label)
+    contact_sheet([tile(label=label, group=label)], title=label, subtitle=label)
 
 
 def test_accents_are_left_out() -> None:

@@ -68,7 +68,7 @@ def contact_sheet(
 
     Args:
         tiles (sequence of `Tile`): At least one.
-        columns (`int`, *optional*, defaults to `10`): Pictures in a row, at least 1.
+        columns (`int`, *optional*, defaults to `10`): Pictures in a full row, at least 1.
         title (`str`, *optional*): Headline.
         subtitle (`str`, *optional*): Smaller line under it.
 
@@ -83,8 +83,11 @@ def contact_sheet(
     if columns < 1:
         raise ValueError(f"`columns` must be at least 1, got {columns}")
     sections = [(group, list(members)) for group, members in itertools.groupby(tiles, key=lambda tile: tile.group)]
-    columns = min(columns, max(len(members) for _, members in sections))
-    width = columns * (_CARD + _GAP) - _GAP
+    # With few pictures the sheet is only as wide as they are, or as the text above them is.
+    lengths = [_font(size).getlength(_drawable(text or "")) for text, size in ((title, 56), (subtitle, 30))]
+    lengths += [_font(34).getlength(_drawable(group)) for group, _ in sections]
+    used = min(columns, max(len(members) for _, members in sections))
+    width = min(columns * (_CARD + _GAP), max(used * (_CARD + _GAP), math.ceil(max(lengths)) + _GAP + 2)) - _GAP
     header = (_TITLE if title else 0) + (_SUBTITLE if subtitle else 0)
     heights = [
         (_HEADING if group else 0) + math.ceil(len(members) / columns) * (_CARD_HEIGHT + _GAP) + _GAP
@@ -161,18 +164,23 @@ def _write(
     center: bool = False,
 ) -> None:
     font = _font(size)
-    # The font has no accented letters; without their accents they stay readable.
-    letters = [letter for letter in unicodedata.normalize("NFKD", text) if not unicodedata.combining(letter)]
-    text = "".join(letter if letter.isascii() or letter in "…·‘’“”" else "?" for letter in letters)
+    text = _drawable(text)
     # One weight is all there is: an outline of the same colour makes the bold one.
     stroke = size / 40 if bold else 0
     if font.getlength(text) > width:
+        text = text[:width]  # every letter is at least one pixel wide
         while text and font.getlength(f"{text}…") > width:
             text = text[:-1]
         text = f"{text.rstrip()}…"
     if center:
         left += round((width - font.getlength(text)) / 2)
     ImageDraw.Draw(sheet).text((left, top), text, fill=color, font=font, stroke_width=stroke)
+
+
+def _drawable(text: str) -> str:
+    """The text in letters that the font has; without their accents letters stay readable."""
+    letters = [letter for letter in unicodedata.normalize("NFKD", text) if not unicodedata.combining(letter)]
+    return "".join(letter if letter.isascii() or letter in "…·‘’“”" else "?" for letter in letters)
 
 
 @functools.cache

@@ -1,0 +1,528 @@
+# Copyright 2026 The clipn-hf authors
+# SPDX-License-Identifier: Apache-2.0
+import csv
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from clipn_hf import OODDetector, cli
+from clipn_hf.evaluation import contact_sheet
+from clipn_hf.methods import METHODS
+
+LABELS = "cat,dog,bird"
+NAMES = ["0.png", "1 two.jpg", "deep/5.webp", "z-猫.png", "Ärger.png"]
+
+
+class Run(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Run]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Command:
+    def run(*arguments: object) -> Run:
+        with pytest.raises(SystemExit) as exit_:
+            cli.main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return Run(exit_.value.code or 0, captured.out, captured.err)  # type: ignore[arg-type]
+
+    return run
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """Five images that differ, one of them in a folder inside."""
+    folder = tmp_path / "images"
+    (folder / "deep").mkdir(parents=True)
+    for seed, name in enumerate(NAMES):
+        pixels = np.random.default_rng(seed).integers(0, 256, (8, 12, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize((96, 64)).save(folder / name)
+    return folder
+
+
+@pytest.fixture
+def bad_images(images: Path) -> Path:
+    """The same folder with four files that cannot be read."""
+    (images / "empty.png").touch()
+    (images / "letter.jpg").write_text("Hello")
+    whole = (images / "1 two.jpg").read_bytes()
+    (images / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
+    (images / "trap\n\x1b[2J.png").write_bytes(b"\x00\x01\xff")
+    return images
+
+
+def read_jsonl(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def leftovers(folder: Path) -> list[str]:
+    return [path.name for path in folder.rglob("*") if ".partial" in path.name]
+
+
+# Help
+
+
+def test_version_and_help(run: Command) -> None:
+    code, out, _ = run("--version")
+    assert (code, out.split()[0]) == (0, "clipn-hf")
+    assert out.split()[1][0].isdigit()
+    code, out, _ = run("--help")
+    assert code == 0
+    assert {"detect", "info", "convert", "demo"} <= set(out.split())
+
+
+def test_help_names_exit_codes_and_methods(run: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    code, out, _ = run("detect", "--help")
+    assert code == 0
+    assert "Exit codes: 0 all images were read; 1 bad input" in out
+    *names, last = METHODS
+    assert f"{', '.join(names)} or {last}." in out
+
+
+def test_help_does_not_wait_for_torch() -> None:
+    # The package itself registers its classes with transformers; the command adds nothing heavy to that.
+    code = (
+        "import sys, types\n"
+        "package = types.ModuleType('clipn_hf')\n"
+        f"package.__path__ = [{str(Path(cli.__file__).parent)!r}]\n"
+        "sys.modules['clipn_hf'] = package\n"
+        "from clipn_hf.cli import main\n"
+        "try:\n"
+        "    main(['detect', '--help'])\n"
+        "finally:\n"
+        "    print(sorted({'torch', 'transformers', 'numpy', 'PIL'} & set(sys.modules)))\n"
+    )
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, encoding="utf-8")
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.splitlines()[-1] == "[]"
+
+
+def test_shell_completion(run: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("_CLIPN_HF_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", "clipn-hf de")
+    monkeypatch.setenv("COMP_CWORD", "1")
+    assert run().out.split() == ["detect", "demo"]
+
+
+# What detect writes
+
+
+def test_jsonl_holds_what_the_detector_says(run: Command, images: Path, clipn_folder: Path) -> None:
+    code, out, err = run(
+        "detect", images, "-r", "--labels", "cat, dog,bird", "--model", clipn_folder, "--format", "jsonl"
+    )
+    assert code == 0
+    assert err.splitlines()[-1].startswith("5 images: ")
+    files = [str(images / name) for name in NAMES]
+    expected = OODDetector(clipn_folder, LABELS.split(","))(files)
+    records = read_jsonl(out)
+    assert [record.pop("file") for record in records] == files
+    for record, result in zip(records, expected, strict=True):
+        assert record.keys() == result.keys()
+        assert record["ood_score"] == pytest.approx(result["ood_score"], rel=1e-4)
+        assert (record["is_ood"], record["label"]) == (result["is_ood"], result["label"])
+        assert [entry["label"] for entry in record["labels"]] == [entry["label"] for entry in result["labels"]]
+
+
+def test_order_and_results_do_not_depend_on_batches_and_threads(
+    run: Command, images: Path, clipn_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (images / "0 missing.png").touch()
+    outputs = []
+    for batch_size, readers in ((1, 1), (2, 3), (32, 16)):
+        monkeypatch.setattr(cli, "READERS", readers)
+        code, out, _ = run(
+            *("detect", images, "-r", "--labels", LABELS, "--model", clipn_folder),
+            *("--format", "jsonl", "--batch-size", batch_size, "--top-k", 1),
+        )
+        assert code == 3
+        outputs.append(read_jsonl(out))
+    for records in outputs:
+        assert [record["file"] for record in records] == [record["file"] for record in outputs[0]]
+        scores = [record.get("ood_score", 0.0) for record in records]
+        assert scores == pytest.approx([record.get("ood_score", 0.0) for record in outputs[0]], rel=1e-4)
+        assert all(len(record["labels"]) == 1 for record in records if "error" not in record)
+
+
+def test_table(run: Command, bad_images: Path, clipn_folder: Path) -> None:
+    code, out, _ = run("detect", bad_images, "--labels", "cat,犬", "--model", clipn_folder, "--threshold", -1)
+    assert code == 3
+    header, *rows = out.splitlines()
+    assert header.split() == ["verdict", "score", "nearest", "label", "file"]
+    assert len(rows) == 8
+    assert sum(row.startswith("unknown") for row in rows) == 4
+    assert sum(row.startswith("unreadable") for row in rows) == 4
+    assert all(str(bad_images) in row for row in rows)
+    assert "trap\\n\\x1b[2J.png" in out
+
+
+def test_csv(run: Command, bad_images: Path, clipn_folder: Path, tmp_path: Path) -> None:
+    output = tmp_path / "results.csv"
+    code, out, err = run("detect", bad_images, "-r", "--labels", LABELS, "--model", clipn_folder, "--output", output)
+    assert (code, out) == (3, "")
+    assert err.splitlines()[-1].endswith("4 unreadable")
+    with output.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 9
+    assert [row["file"] for row in rows] == sorted(row["file"] for row in rows)
+    for row in rows:
+        if row["error"]:
+            assert row["is_ood"] == row["ood_score"] == row["label"] == ""
+        else:
+            assert row["is_ood"] in ("true", "false")
+            assert 0 <= float(row["ood_score"]) <= 1
+            assert row["method"] == "atd"
+            assert row["label"] in LABELS.split(",")
+
+
+def test_format_follows_the_extension_unless_given(
+    run: Command, images: Path, clipn_folder: Path, tmp_path: Path
+) -> None:
+    options = ("detect", images / "0.png", "--labels", LABELS, "--model", clipn_folder, "--output")
+    for name, arguments, start in (
+        ("a.JSONL", (), '{"file"'),
+        ("a.csv", (), "file,is_ood"),
+        ("a.txt", (), "verdict "),
+        ("b.csv", ("--format", "table"), "verdict "),
+    ):
+        assert run(*options, tmp_path / name, *arguments).code == 0
+        assert (tmp_path / name).read_text(encoding="utf-8").startswith(start)
+
+
+def test_a_method_without_rule_gives_scores_and_says_how_to_get_a_verdict(
+    run: Command, images: Path, clip_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = ("detect", images, "--labels", LABELS, "--model", clip_folder, "--format", "jsonl", "--method", "mcm")
+    code, out, err = run(*options)
+    assert code == 0
+    assert all(record["is_ood"] is None for record in read_jsonl(out))
+    assert "pass threshold=" in caplog.text
+    assert err.splitlines()[-1] == "4 images: 4 scored"
+    scores = [record["ood_score"] for record in read_jsonl(out)]
+    caplog.clear()
+    code, out, _ = run(*options, "--threshold", scores[0])
+    assert [record["is_ood"] for record in read_jsonl(out)] == [score > scores[0] for score in scores]
+    assert "threshold=" not in caplog.text
+
+
+def test_contact_sheet(
+    run: Command, images: Path, clipn_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli, "MAX_TILES", 3)
+    drawn = []
+    original = contact_sheet.contact_sheet
+
+    def record(tiles: list[contact_sheet.Tile], **options: str) -> Image.Image:
+        drawn.append((tiles, options))
+        return original(tiles, **options)
+
+    monkeypatch.setattr(contact_sheet, "contact_sheet", record)
+    options = ("detect", images, "-r", "--labels", LABELS, "--model", clipn_folder, "--contact-sheet")
+    for name, format in (("a.png", "PNG"), ("a.jpg", "JPEG")):
+        assert run(*options, tmp_path / name).code == 0
+        with Image.open(tmp_path / name) as image:
+            assert image.format == format
+    tiles, texts = drawn[0]
+    assert len(tiles) == 3
+    assert tiles == sorted(tiles, key=lambda tile: (tile.is_ood is True, tile.ood_score))
+    assert texts["title"].startswith("5 images: ")
+    assert "the first 3 images" in texts["subtitle"]
+    code, _, err = run(*options, tmp_path / "a.svg")
+    assert (code, "must end in .png or .jpg or .jpeg" in err) == (1, True)
+
+
+# Labels and files
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_labels_file(run: Command, images: Path, clipn_folder: Path, tmp_path: Path, newline: str) -> None:
+    lines = ["\ufeff# known animals", "", "  cat ", "dog, wild", "   ", "  # birds", "bird"]
+    path = tmp_path / "labels.txt"
+    path.write_bytes(newline.join(lines).encode())
+    code, out, _ = run("detect", images, "--labels-file", path, "--model", clipn_folder, "--format", "jsonl")
+    assert code == 0
+    for record in read_jsonl(out):
+        assert sorted(entry["label"] for entry in record["labels"]) == ["bird", "cat", "dog, wild"]
+
+
+def test_bad_labels_files(run: Command, images: Path, tmp_path: Path) -> None:
+    path = tmp_path / "labels.txt"
+    for content, message in ((b"# nothing\n\n", "has no labels"), (b"caf\xe9\n", "is not text in UTF-8")):
+        path.write_bytes(content)
+        code, _, err = run("detect", images, "--labels-file", path)
+        assert (code, message in err) == (1, True)
+    code, _, err = run("detect", images, "--labels-file", tmp_path / "gone.txt")
+    assert (code, "gone.txt" in err) == (1, True)
+
+
+def test_globs_folders_and_duplicates(run: Command, images: Path, clipn_folder: Path) -> None:
+    options = ("--labels", LABELS, "--model", clipn_folder, "--format", "jsonl")
+    for paths, names in (
+        ([images / "*.png"], ["0.png", "z-猫.png", "Ärger.png"]),
+        ([images, images / "0.png"], ["0.png", "1 two.jpg", "z-猫.png", "Ärger.png"]),
+        ([images / "**" / "*.webp"], ["deep/5.webp"]),
+    ):
+        code, out, _ = run("detect", *paths, *options)
+        assert code == 0
+        assert [record["file"] for record in read_jsonl(out)] == [str(images / name) for name in names]
+
+
+def test_unreadable_files_are_reported_and_the_others_judged(
+    run: Command, bad_images: Path, clipn_folder: Path
+) -> None:
+    missing = bad_images / "missing.png"
+    code, out, err = run(
+        "detect", bad_images, missing, "--labels", LABELS, "--model", clipn_folder, "--format", "jsonl"
+    )
+    assert code == 3
+    errors = {record["file"]: record["error"] for record in read_jsonl(out) if "error" in record}
+    reasons = {
+        "empty.png": "it is empty",
+        "letter.jpg": "it is text",
+        "truncated.jpg": "it is damaged or truncated",
+        "trap\n\x1b[2J.png": "not an image in a known format",
+        "missing.png": "there is no such file",
+    }
+    assert errors.keys() == {str(bad_images / name) for name in reasons}
+    for name, reason in reasons.items():
+        assert reason in errors[str(bad_images / name)]
+        assert reason in err
+    assert len(read_jsonl(out)) == 9
+    assert "\x1b" not in err
+    assert len(err.splitlines()) == len(reasons) + 1
+
+
+def test_nothing_readable_at_all(run: Command, tmp_path: Path, clipn_folder: Path) -> None:
+    sheet, output = tmp_path / "sheet.png", tmp_path / "out.jsonl"
+    code, _, err = run(
+        *("detect", tmp_path / "gone.png", "--labels", LABELS, "--model", clipn_folder),
+        *("--contact-sheet", sheet, "--output", output),
+    )
+    assert code == 3
+    assert err.splitlines()[-1] == "1 image: 1 unreadable"
+    assert not sheet.exists()
+    assert list(read_jsonl(output.read_text(encoding="utf-8"))[0]) == ["file", "error"]
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--labels", LABELS, "--method", "foo"], "unknown method 'foo'"),
+        (["--labels", LABELS, "--threshold", "nan"], "threshold must be finite"),
+        (["--labels", "cat,,dog"], "empty or blank"),
+        (["--labels", "cat,cat"], "'cat' twice"),
+        (["--labels", "cat", "--method", "mcm"], "at least 2 labels"),
+        (["--labels", LABELS, "--device", "foo"], "device"),
+        (["--labels", LABELS, "--output", "."], "is a folder"),
+        (["--labels", LABELS, "--output", "/dev/null"], "not a regular file"),
+        (["--labels", LABELS, "--output", "gone/out.csv"], "does not exist"),
+    ],
+)
+def test_user_errors_are_one_line(
+    run: Command, images: Path, clipn_folder: Path, arguments: list[str], message: str
+) -> None:
+    code, out, err = run("detect", images, "--model", clipn_folder, *arguments)
+    assert (code, out) == (1, "")
+    assert err.startswith("Error: ")
+    assert len(err.splitlines()) == 1
+    assert message in err
+
+
+def test_models_that_cannot_be_used(
+    run: Command, images: Path, clip_folder: Path, clipn_folder: Path, tmp_path: Path
+) -> None:
+    def error(model: object) -> str:
+        code, out, err = run("detect", images, "--labels", LABELS, "--model", model)
+        assert (code, out, len(err.splitlines())) == (1, "", 1)
+        return err
+
+    assert 'needs a CLIPN model with a "no" text encoder, got CLIPModel' in error(clip_folder)
+    assert "gone" in error(tmp_path / "gone")
+    weights = load_file(clipn_folder / "model.safetensors")
+    for name in ("config.json", "processor_config.json", "tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / name).write_bytes((clipn_folder / name).read_bytes())
+    del weights["visual_projection.weight"]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    assert "lacks weights of CLIPNModel: visual_projection.weight" in error(tmp_path)
+
+
+def test_no_images(run: Command, images: Path, clipn_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "outer").mkdir()
+    images.rename(tmp_path / "outer" / "inner")
+    code, _, err = run("detect", tmp_path / "outer", "--labels", LABELS, "--model", clipn_folder)
+    assert code == 1
+    assert "add --recursive" in err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["detect", "--labels", "a,b"],
+        ["detect", "a.png"],
+        ["detect", "a.png", "--labels", "a,b", "--labels-file", "labels.txt"],
+        ["detect", "a.png", "--labels", "a,b", "--format", "xml"],
+        ["detect", "a.png", "--labels", "a,b", "--batch-size", "0"],
+        ["detect", "a.png", "--labels", "a,b", "--top-k", "0"],
+        ["detect", "a.png", "--labels", "a,b", "--threshold", "high"],
+        ["detect", "a.png", "--labels", "a,b", "--color"],
+        ["fly"],
+        ["convert", "a.pt"],
+    ],
+)
+def test_wrong_usage(run: Command, arguments: list[str]) -> None:
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert "Error" in err
+
+
+def test_an_error_on_the_way_leaves_no_file_and_keeps_the_old_one(
+    run: Command, images: Path, clipn_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "results.jsonl"
+    output.write_text("old")
+    seen: list[list[str]] = []
+    original = OODDetector.results
+
+    def fail_later(self: OODDetector, *arguments: Any) -> Any:
+        if seen:
+            raise RuntimeError("out of\nmemory")
+        seen.append(leftovers(tmp_path))
+        return original(self, *arguments)
+
+    monkeypatch.setattr(OODDetector, "results", fail_later)
+    code, _, err = run(
+        *("detect", images, "-r", "--labels", LABELS, "--model", clipn_folder),
+        *("--output", output, "--batch-size", 2, "--contact-sheet", tmp_path / "sheet.png"),
+    )
+    assert (code, err) == (1, "Error: out of memory\n")
+    assert len(seen[0]) == 1
+    assert output.read_text() == "old"
+    assert leftovers(tmp_path) == []
+    assert not (tmp_path / "sheet.png").exists()
+
+
+# Real processes
+
+
+def test_as_a_process(bad_images: Path, clipn_folder: Path, tmp_path: Path) -> None:
+    """The names of files need be no text, and neither need the terminal know its letters."""
+    name = os.fsencode(bad_images) + b"/caf\xe9.png"
+    with open(name, "wb") as file:
+        file.write((bad_images / "0.png").read_bytes())
+    output = tmp_path / "results.jsonl"
+    command = [sys.executable, "-m", "clipn_hf", "detect", bad_images, "--recursive", "--labels", LABELS]
+    process = subprocess.run(
+        [*command, "--model", clipn_folder, "--output", output],
+        capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )
+    errors = process.stderr.decode("ascii")
+    assert process.returncode == 3, errors
+    assert "Traceback" not in errors
+    assert errors.splitlines()[-1].startswith("10 images: ")
+    records = read_jsonl(output.read_text(encoding="utf-8"))
+    assert os.fsdecode(name) in [record["file"] for record in records]
+    assert sum("error" in record for record in records) == 4
+    assert process.stdout == b""
+
+
+@pytest.fixture
+def slow_server() -> Iterator[tuple[str, threading.Event]]:
+    """An address that never answers, and the event that it was asked."""
+    asked, finished = threading.Event(), threading.Event()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.set()
+            finished.wait()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/a.png", asked
+        finished.set()
+        server.shutdown()
+        thread.join()
+
+
+def test_a_killed_process_leaves_no_output(
+    images: Path, clipn_folder: Path, tmp_path: Path, slow_server: tuple[str, threading.Event]
+) -> None:
+    address, asked = slow_server
+    output = tmp_path / "results.csv"
+    command = [sys.executable, "-m", "clipn_hf", "detect", images, address, "--labels", LABELS, "--batch-size", "1"]
+    with subprocess.Popen(
+        [*command, "--model", clipn_folder, "--output", output],
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "no_proxy": "127.0.0.1"},
+    ) as process:
+        assert asked.wait(timeout=300)
+        assert len(leftovers(tmp_path)) == 1
+        assert not output.exists()
+        process.kill()
+    assert not output.exists()
+
+
+# The other commands
+
+
+def test_info(run: Command, clip_folder: Path, clipn_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    code, out, _ = run("info", clipn_folder)
+    assert code == 0
+    rows = dict(line.split("  ", 1) for line in out.splitlines() if not line.startswith(" "))
+    rows = {name: value.strip() for name, value in rows.items()}
+    assert rows["checkpoint"] == str(clipn_folder)
+    assert rows["model"] == "CLIPNModel, type clipn"
+    assert rows["image encoder"] == "2 layers of width 32, 32 × 32 pixels in patches of 8"
+    assert rows['"no" prompts'] == "learnable, 16"
+    assert rows["stored as"] == "float32"
+    assert float(rows["logit scale"]) > 1
+    assert rows["methods"] == ", ".join(METHODS)
+    assert "not served" not in rows
+    code, out, _ = run("info", clip_folder)
+    assert code == 0
+    assert "CLIPModel, type clip" in out
+    assert "mcm, msp, max_logit, energy" in out
+    assert 'method atd needs a CLIPN model with a "no" text encoder' in out
+    code, _, err = run("info", clip_folder / "gone")
+    assert (code, len(err.splitlines())) == (1, 1)
+
+
+def test_convert(run: Command, tmp_path: Path) -> None:
+    source = Path(__file__).parent / "data" / "clipn_official.state_dict.safetensors"
+    code, out, _ = run("convert", source, tmp_path / "converted", "--vision-heads", 4, "--text-heads", 4)
+    assert code == 0
+    assert "learnable" in out
+    assert "no processor was named" in out
+    assert (tmp_path / "converted" / "model.safetensors").is_file()
+    options = ("convert", source, tmp_path / "converted", "--vision-heads", 4, "--text-heads", 4)
+    code, _, err = run(*options)
+    assert code == 1
+    assert err.startswith("Error: ")
+    assert len(err.splitlines()) == 1
+    assert run(*options, "--overwrite").code == 0
+    code, _, err = run("convert", tmp_path / "gone.pt", tmp_path / "other")
+    assert (code, "gone.pt" in err) == (1, True)
