@@ -17,6 +17,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "flash_attn_test",
         "flash_attn_3_test",
         "flash_attn_4_test",
+        "slow",
         "torch_compile_test",
     ):
         config.addinivalue_line("markers", f"{name}: of the common tests of transformers")

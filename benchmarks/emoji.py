@@ -1,0 +1,158 @@
+# Copyright 2026 The clipn-hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""OOD detection on drawing styles that training never saw.
+
+Protocol: 50 in-distribution concepts are drawn among "animals & nature", "food & drink" and "objects". Near OOD are
+the other concepts of these three categories, far OOD the concepts of the remaining five. Ten draws with a fixed seed;
+mean and standard deviation over the draws. FPR95 takes ID as positive (share of OOD accepted when 95 % of ID is kept).
+
+    python benchmarks/emoji.py --dataset emoji.parquet --styles twemoji openmoji \
+        --model "CLIP=runs/clip-tiny" --model "CLIPN=runs/clipn-tiny" --output benchmarks/results/emoji.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from PIL import Image
+
+from clipn_hf.encoders import DualEncoder
+from clipn_hf.evaluation.metrics import auroc, fpr_at_tpr
+from clipn_hf.methods import METHODS
+from clipn_hf.methods.base import MethodInputs
+
+ID_CATEGORIES = ("animals & nature", "food & drink", "objects")
+TEST_STYLES = ("twemoji", "openmoji", "emojione-v1", "openmoji-black")
+METHOD_ORDER = ("msp", "max_logit", "energy", "mcm", "ctw", "atd")
+
+
+def load_rows(dataset: Path) -> dict[str, datasets.Dataset]:
+    """The test styles of the parquet file, images as bytes, sorted by concept."""
+    rows = datasets.load_dataset("parquet", data_files=str(dataset), split="train")
+    rows = rows.cast_column("image", datasets.Image(decode=False))
+    order = np.argsort(np.array(rows["concept"]), kind="stable")
+    styles = np.array(rows["style"])
+    return {style: rows.select(order[styles[order] == style]) for style in np.unique(styles).tolist()}
+
+
+def draw_splits(
+    concepts: list[str], categories: list[str], num_id: int = 50, draws: int = 10, seed: int = 0
+) -> list[dict[str, list[int]]]:
+    """Indices of ID, near-OOD and far-OOD concepts for each draw; `concepts` sorted, `categories` alongside."""
+    generator = np.random.default_rng(seed)
+    inside = [i for i, category in enumerate(categories) if category in ID_CATEGORIES]
+    far = [i for i, category in enumerate(categories) if category not in ID_CATEGORIES]
+    splits = []
+    for _ in range(draws):
+        chosen = set(generator.choice(inside, size=num_id, replace=False).tolist())
+        splits.append({"id": sorted(chosen), "near": [i for i in inside if i not in chosen], "far": far})
+    return splits
+
+
+@torch.inference_mode()
+def embed_style(encoder: DualEncoder, rows: datasets.Dataset, batch_size: int = 256) -> torch.Tensor:
+    """Image embeddings `(N, dim)` of all drawings of one style, plain pre-processing."""
+    parts = []
+    for batch in rows.iter(batch_size):
+        images = [Image.open(io.BytesIO(image["bytes"])).convert("RGB") for image in batch["image"]]
+        pixels = encoder.processor.image_processor(images, return_tensors="pt")["pixel_values"]
+        parts.append(encoder.image_embeddings(pixels))
+    return torch.cat(parts)
+
+
+def evaluate_style(encoder: DualEncoder, rows: datasets.Dataset, templates: list[str] | None = None) -> dict[str, Any]:
+    """All methods on one style: `{"id_top1": [mean, sd], "far": {method: {"auroc": …, "fpr95": …}}, "near": …}`."""
+    concepts, names, categories = list(rows["concept"]), list(rows["name"]), list(rows["category"])
+    images = embed_style(encoder, rows)
+    text, no_text = encoder.class_embeddings(names, templates)
+    cosines = images @ text.T  # (images, concepts)
+    no_cosines = images @ no_text.T if no_text is not None else None
+    values: dict[tuple[str, ...], list[float]] = {}
+    for split in draw_splits(concepts, categories):
+        labels = split["id"]
+
+        def inputs(index: list[int], labels: list[int] = labels) -> MethodInputs:
+            similarity = cosines[index][:, labels]
+            no_logits = no_cosines[index][:, labels] * encoder.logit_scale if no_cosines is not None else None
+            return MethodInputs(similarity=similarity, logits=similarity * encoder.logit_scale, no_logits=no_logits)
+
+        known = inputs(labels)
+        hits = known.logits.argmax(dim=1) == torch.arange(len(labels), device=known.logits.device)
+        values.setdefault(("id_top1",), []).append(100 * hits.float().mean().item())
+        for name in METHOD_ORDER:
+            method = METHODS[name]
+            if "no" in method.needs and no_cosines is None:
+                continue
+            id_scores = method.score(known, **method.settings)
+            for kind in ("far", "near"):
+                ood_scores = method.score(inputs(split[kind]), **method.settings)
+                values.setdefault((kind, name, "auroc"), []).append(100 * auroc(id_scores, ood_scores))
+                values.setdefault((kind, name, "fpr95"), []).append(100 * fpr_at_tpr(id_scores, ood_scores))
+    result: dict[str, Any] = {"images": len(rows)}
+    for keys, numbers in values.items():
+        place = result
+        for key in keys[:-1]:
+            place = place.setdefault(key, {})
+        place[keys[-1]] = [round(float(np.mean(numbers)), 2), round(float(np.std(numbers, ddof=1)), 2)]
+    return result
+
+
+def as_markdown(results: dict[str, dict[str, Any]], methods: tuple[str, ...] = METHOD_ORDER) -> str:
+    """Tables of `{model: {style: result}}`, one per style."""
+    lines = []
+    for style in dict.fromkeys(style for styles in results.values() for style in styles):
+        lines += [f"### {style}", "", "| model | ID top-1 | score | far AUROC | far FPR95 | near AUROC | near FPR95 |"]
+        lines.append("| --- | ---: | --- | ---: | ---: | ---: | ---: |")
+        for model, styles in results.items():
+            result = styles[style]
+            first = [model, "{:.1f} ± {:.1f}".format(*result["id_top1"])]
+            for method in methods:
+                if method not in result["far"]:
+                    continue
+                cells = [
+                    "{:.1f} ± {:.1f}".format(*result[kind][method][metric])
+                    for kind in ("far", "near")
+                    for metric in ("auroc", "fpr95")
+                ]
+                lines.append(f"| {' | '.join([*first, method, *cells])} |")
+                first = ["", ""]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def write_results(results: dict[str, dict[str, Any]], output: Path) -> None:
+    """Write the results as JSON, under a temporary name first."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    partial = output.with_suffix(".partial")
+    partial.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    os.replace(partial, output)
+
+
+def main(dataset: Path, styles: list[str], models: dict[str, str], output: Path | None) -> None:
+    rows = load_rows(dataset)
+    results: dict[str, dict[str, Any]] = {}
+    for name, folder in models.items():
+        encoder = DualEncoder.from_pretrained(folder)
+        results[name] = {style: evaluate_style(encoder, rows[style]) for style in styles}
+    print(as_markdown(results))
+    if output:
+        write_results(results, output)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", type=Path, default=Path("emoji.parquet"))
+    parser.add_argument("--styles", nargs="+", default=TEST_STYLES)
+    parser.add_argument("--model", action="append", required=True, help="NAME=FOLDER, repeatable")
+    parser.add_argument("--output", type=Path)
+    arguments = parser.parse_args()
+    pairs = dict(item.split("=", 1) for item in arguments.model)
+    main(arguments.dataset, arguments.styles, pairs, arguments.output)

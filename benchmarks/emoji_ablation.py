@@ -1,0 +1,82 @@
+# Copyright 2026 The clipn-hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""What each part of CLIPN contributes: training runs that differ from the recipe of `clipn-tiny` in one thing.
+
+Every row trains from the same base CLIP, then runs the protocol of `benchmarks/emoji.py`. All rows share the cached
+image embeddings, so a row costs the training of the "no" text encoder alone.
+
+    python benchmarks/emoji_ablation.py --dataset emoji.parquet --output benchmarks/results/emoji_ablation.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import datasets
+import yaml
+from emoji import TEST_STYLES, as_markdown, evaluate_style, load_rows, write_results
+
+from clipn_hf.encoders import DualEncoder
+
+ROOT = Path(__file__).resolve().parents[1]
+RECIPE = ROOT / "training" / "recipes" / "clipn-tiny.yaml"
+# None takes a key out of the recipe.
+ROWS: dict[str, dict[str, Any]] = {
+    "recipe": {},
+    "hand-crafted prompts": {"no_prompt_type": "handcrafted"},
+    "without L_yes": {"yes_weight": 0.0},
+    "without L_no": {"no_weight": 0.0},
+    "without TSO": {"tso_weight": 0.0},
+    "TSO alone": {"yes_weight": 0.0, "no_weight": 0.0},
+    "own caption alone matches": {"group_column": None},
+    "additive prompts alone": {"tuning": "no_prompts"},
+}
+HANDCRAFTED = {
+    "templates": ["an emoji of a {}.", "a drawing of a {}."],
+    "no_templates": ["an emoji of no {}.", "a drawing without a {}."],
+    "caption_templates": ["{}"],
+}
+
+
+def train_row(changes: dict[str, Any], dataset: Path, cache: Path, output: Path) -> None:
+    """Run `training/train.py` on the recipe with some of its keys changed."""
+    recipe = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))
+    if changes.get("no_prompt_type") == "handcrafted":
+        recipe.pop("num_no_prompts")
+        changes = {**HANDCRAFTED, **changes}
+    recipe.update(changes, dataset=str(dataset), output_dir=str(output), image_cache_dir=str(cache))
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml", encoding="utf-8") as file:
+        yaml.safe_dump({key: value for key, value in recipe.items() if value is not None}, file)
+        file.flush()
+        subprocess.run([sys.executable, ROOT / "training" / "train.py", "--config", file.name], check=True)
+
+
+def main(dataset: Path, styles: list[str], names: list[str], runs: Path, output: Path | None) -> None:
+    rows = load_rows(dataset)
+    results: dict[str, dict[str, Any]] = {}
+    for name in names:
+        folder = runs / name.replace(" ", "-").lower()
+        if not (folder / "config.json").exists():
+            train_row(ROWS[name], dataset, runs / "image_cache", folder)
+        encoder = DualEncoder.from_pretrained(folder)
+        results[name] = {style: evaluate_style(encoder, rows[style]) for style in styles}
+    print(as_markdown(results, methods=("ctw", "atd")))
+    if output:
+        write_results(results, output)
+
+
+if __name__ == "__main__":
+    datasets.disable_progress_bars()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", type=Path, default=Path("emoji.parquet"))
+    parser.add_argument("--styles", nargs="+", default=TEST_STYLES)
+    parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=list(ROWS), metavar="ROW")
+    parser.add_argument("--runs", type=Path, default=Path("runs/ablation"), help="folder of the trained models")
+    parser.add_argument("--output", type=Path)
+    arguments = parser.parse_args()
+    main(arguments.dataset, arguments.styles, arguments.rows, arguments.runs, arguments.output)

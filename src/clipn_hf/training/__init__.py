@@ -1,0 +1,26 @@
+# Copyright 2026 The clipn-hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""Training of CLIPN: data, what is trained, the trainer and its arguments, the model card."""
+
+from .clipn_config import CLIPNTrainingArguments
+from .clipn_trainer import CLIPNTrainer
+from .data import Augmentation, ImageTextCollator, ImageTextDataset, load_image_text_dataset, load_labelled_images
+from .image_cache import build_image_cache
+from .model_card import write_model_card
+from .tuning import add_no_tokens, load_no_prompts, prepare_tuning, save_no_prompts
+
+__all__ = [
+    "Augmentation",
+    "CLIPNTrainer",
+    "CLIPNTrainingArguments",
+    "ImageTextCollator",
+    "ImageTextDataset",
+    "add_no_tokens",
+    "build_image_cache",
+    "load_image_text_dataset",
+    "load_labelled_images",
+    "load_no_prompts",
+    "prepare_tuning",
+    "save_no_prompts",
+    "write_model_card",
+]

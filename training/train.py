@@ -1,0 +1,361 @@
+# Copyright 2026 The clipn-hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""Train a CLIPN model from a recipe.
+
+    accelerate launch training/train.py --config training/recipes/clipn-vitb16.yaml --output_dir runs/clipn-vitb16
+
+Every key of the recipe is an argument of the same name, and arguments on the command line come before the recipe.
+"""
+
+import argparse
+import difflib
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import yaml
+from accelerate.utils import gather_object
+from transformers import AutoConfig, CLIPProcessor, HfArgumentParser
+from transformers.utils import logging
+
+from clipn_hf import CLIPNConfig, CLIPNModel, CLIPNProcessor
+from clipn_hf.training import CLIPNTrainer, CLIPNTrainingArguments
+from clipn_hf.training.data import (
+    Augmentation,
+    ImageTextCollator,
+    ImageTextDataset,
+    get_image_size,
+    load_image_text_dataset,
+    load_labelled_images,
+)
+
+logger = logging.get_logger(__name__)
+
+REPORTED_ROWS = 5
+
+
+@dataclass
+class ModelArguments:
+    """What training starts from."""
+
+    model_name_or_path: str = field(
+        metadata={"help": "Hub id or folder of a CLIP, which gets a 'no' text encoder, or of a CLIPN."}
+    )
+    no_prompt_type: Literal["learnable", "handcrafted"] | None = field(
+        default=None, metadata={"help": "Form of the 'no' prompts. Default for a CLIP: learnable."}
+    )
+    num_no_prompts: int | None = field(
+        default=None, metadata={"help": "Number of learnable 'no' prompts. Default for a CLIP: 16."}
+    )
+    templates: list[str] | None = field(
+        default=None, metadata={"help": "Templates with one {} for the label, kept with the model."}
+    )
+    no_templates: list[str] | None = field(
+        default=None, metadata={"help": "Their negations, in the same order, for hand-crafted 'no' prompts."}
+    )
+
+
+@dataclass
+class DataArguments:
+    """What it is trained and evaluated on. A data set is a Hub id, a folder, or files (patterns allowed)."""
+
+    dataset: list[str] = field(
+        metadata={"help": "Training pairs: Hub id, folder with images and metadata.jsonl, parquet files, .tar shards."}
+    )
+    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of the data set."})
+    split: str = field(default="train", metadata={"help": "Split of the training pairs, such as train[:1000]."})
+    image_column: str = field(default="image", metadata={"help": "Column of the image."})
+    caption_columns: list[str] = field(
+        default_factory=lambda: ["caption"],
+        metadata={"help": "Columns with a caption or a list of captions; one of all is drawn in each epoch."},
+    )
+    group_column: str | None = field(
+        default=None, metadata={"help": "Pairs with the same value in this column match each other."}
+    )
+    filter: list[str] | None = field(
+        default=None, metadata={"help": "Rows to keep: column=value or column=value,value; all have to hold."}
+    )
+    caption_templates: list[str] = field(
+        default_factory=lambda: ["{}"], metadata={"help": "One of these is drawn and filled with the caption."}
+    )
+    streaming: bool = field(
+        default=False, metadata={"help": "Read the pairs while training, without downloading first; needs max_steps."}
+    )
+    shuffle_buffer: int = field(default=2000, metadata={"help": "Rows among which a stream is shuffled."})
+
+    augment: bool | None = field(
+        default=None, metadata={"help": "Crop and flip training images. Default: yes, except with one cached view."}
+    )
+    crop_scale: list[float] = field(
+        default_factory=lambda: [0.9, 1.0], metadata={"help": "Smallest and largest share of the area that is kept."}
+    )
+    flip_probability: float = field(default=0.0, metadata={"help": "Probability of a horizontal flip."})
+
+    eval_dataset: list[str] | None = field(
+        default=None, metadata={"help": "Pairs, in the same columns, on which the losses are evaluated."}
+    )
+    eval_split: str = field(default="validation", metadata={"help": "Split of the evaluation pairs."})
+    eval_filter: list[str] | None = field(default=None, metadata={"help": "Rows of eval_dataset to keep."})
+    id_dataset: list[str] | None = field(
+        default=None, metadata={"help": "Images of known classes, for OOD detection during evaluation."}
+    )
+    id_split: str = field(default="test", metadata={"help": "Split of id_dataset."})
+    id_filter: list[str] | None = field(default=None, metadata={"help": "Rows of id_dataset to keep."})
+    id_image_column: str = field(default="image", metadata={"help": "Column of the image in id_dataset."})
+    id_label_column: str = field(default="label", metadata={"help": "Column of the class in id_dataset."})
+    ood_dataset: list[str] | None = field(default=None, metadata={"help": "Images of none of these classes."})
+    ood_split: str = field(default="test", metadata={"help": "Split of ood_dataset."})
+    ood_filter: list[str] | None = field(default=None, metadata={"help": "Rows of ood_dataset to keep."})
+    ood_image_column: str = field(default="image", metadata={"help": "Column of the image in ood_dataset."})
+
+
+@dataclass
+class CardArguments:
+    """What the model card says beside what is known from the run."""
+
+    license: str | None = field(default=None, metadata={"help": "License of the model, such as apache-2.0."})
+    sample_images: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Images for the snippet of the card, addresses or files; files are published with it."},
+    )
+    sample_labels: list[str] = field(default_factory=list, metadata={"help": "Labels for the snippet of the card."})
+
+
+Arguments = tuple[ModelArguments, DataArguments, CardArguments, CLIPNTrainingArguments]
+
+
+def parse_arguments(arguments: Sequence[str]) -> Arguments:
+    """Recipe and command line to arguments; ends the program with a message where they are wrong."""
+    parser = HfArgumentParser(
+        [ModelArguments, DataArguments, CardArguments, CLIPNTrainingArguments],
+        description=__doc__,
+        usage="%(prog)s --config RECIPE.yaml [--argument value ...]",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", help="YAML file with values for any of the other arguments")
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--config")
+    known, rest = first.parse_known_args(arguments)
+    options: list[str] = []
+    if known.config is not None:
+        names = {item.name for kind in parser.dataclass_types for item in fields(kind) if item.init}
+        try:
+            options = read_recipe(known.config, names)
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            parser.error(f"cannot use {known.config}: {error}")
+    # options of the recipe come first, so that the same ones on the command line replace them
+    *parsed, _, unknown = parser.parse_args_into_dataclasses(
+        [*options, *rest], return_remaining_strings=True, look_for_args_file=False
+    )
+    if unknown:
+        parser.error(f"unknown arguments: {' '.join(unknown)}")
+    return tuple(parsed)
+
+
+def read_recipe(path: str, names: set[str]) -> list[str]:
+    """The keys of a YAML file as options of the command line, which checks and converts them.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: It has a key that is not in `names`, or is no mapping.
+    """
+    recipe = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    if not isinstance(recipe, Mapping):
+        raise ValueError(f"expected lines of the form 'argument: value', got {type(recipe).__name__}")
+    options = []
+    for key, value in recipe.items():
+        if key not in names:
+            close = difflib.get_close_matches(str(key), names, n=1)
+            raise ValueError(f"unknown key {key!r}{f', did you mean {close[0]!r}?' if close else ''}")
+        if isinstance(value, list):
+            options += [f"--{key}", *map(str, value)]
+        elif isinstance(value, Mapping):
+            options.append(f"--{key}={json.dumps(value)}")
+        elif value is not None:
+            options.append(f"--{key}={value}")
+    return options
+
+
+def parse_filter(conditions: Sequence[str] | None) -> dict[str, list[str]]:
+    """`["style=noto,noto-v1"]` as `{"style": ["noto", "noto-v1"]}`.
+
+    Raises:
+        ValueError: A condition without `=`.
+    """
+    filters: dict[str, list[str]] = {}
+    for condition in conditions or []:
+        column, equals, values = condition.partition("=")
+        if not equals or not column:
+            raise ValueError(f"a filter has the form column=value or column=value,value, got {condition!r}")
+        filters.setdefault(column.strip(), []).extend(value.strip() for value in values.split(","))
+    return filters
+
+
+def load_model(args: ModelArguments) -> tuple[CLIPNModel, CLIPNProcessor]:
+    """The model in float32 and its processor.
+
+    Raises:
+        ValueError: The checkpoint is neither a CLIP nor a CLIPN, or a CLIPN other than the arguments say.
+    """
+    names = ("no_prompt_type", "num_no_prompts", "templates", "no_templates")
+    wanted = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    source = args.model_name_or_path
+    if isinstance(AutoConfig.from_pretrained(source), CLIPNConfig):
+        model = CLIPNModel.from_pretrained(source, dtype=torch.float32)
+        processor = CLIPNProcessor.from_pretrained(source)
+        for name, value in wanted.items():
+            if getattr(model.config, name) != value:
+                raise ValueError(
+                    f"{source} is a CLIPN with {name}={getattr(model.config, name)!r}, but {value!r} was asked for; "
+                    f"leave {name} out or start from a CLIP"
+                )
+    else:
+        model = CLIPNModel.from_clip(source, **wanted)
+        clip = CLIPProcessor.from_pretrained(source)
+        processor = CLIPNProcessor(
+            clip.image_processor,
+            clip.tokenizer,
+            templates=model.config.templates,
+            no_templates=model.config.no_templates,
+        )
+    # tokenizers that do not say how long a text may be would let captions run past the last position
+    positions = model.config.text_config.max_position_embeddings
+    processor.tokenizer.model_max_length = min(processor.tokenizer.model_max_length, positions)
+    return model, processor
+
+
+def load_data(args: DataArguments, training_args: CLIPNTrainingArguments, processor: CLIPNProcessor) -> dict[str, Any]:
+    """The data sets of [`CLIPNTrainer`], by the names of its arguments; those that are not asked for are None."""
+    columns = {
+        "image_column": args.image_column,
+        "caption_columns": args.caption_columns,
+        "group_column": args.group_column,
+        "caption_templates": args.caption_templates,
+    }
+    augmentation = None
+    if args.augment if args.augment is not None else training_args.num_cached_views != 1:
+        augmentation = Augmentation(
+            get_image_size(processor.image_processor),
+            crop_scale=(args.crop_scale[0], args.crop_scale[-1]),
+            flip_probability=args.flip_probability,
+        )
+    data: dict[str, Any] = dict.fromkeys(("train_dataset", "eval_dataset", "id_dataset", "ood_dataset"))
+    data["train_dataset"] = load_image_text_dataset(
+        args.dataset,
+        split=args.split,
+        config_name=args.dataset_config,
+        filters=parse_filter(args.filter),
+        augmentation=augmentation,
+        streaming=args.streaming,
+        shuffle_buffer=args.shuffle_buffer,
+        seed=training_args.seed if training_args.data_seed is None else training_args.data_seed,
+        **columns,
+    )
+    if args.eval_dataset:
+        data["eval_dataset"] = load_image_text_dataset(
+            args.eval_dataset,
+            split=args.eval_split,
+            filters=parse_filter(args.eval_filter),
+            seed=training_args.seed,
+            **columns,
+        )
+    if args.id_dataset and args.ood_dataset:
+        data["id_dataset"] = load_labelled_images(
+            args.id_dataset,
+            split=args.id_split,
+            image_column=args.id_image_column,
+            label_column=args.id_label_column,
+            filters=parse_filter(args.id_filter),
+        )
+        data["ood_dataset"] = load_labelled_images(
+            args.ood_dataset,
+            split=args.ood_split,
+            image_column=args.ood_image_column,
+            label_column=None,
+            filters=parse_filter(args.ood_filter),
+        )
+    return data
+
+
+def check_arguments(args: DataArguments, training_args: CLIPNTrainingArguments) -> None:
+    """Finds contradictions before anything is loaded.
+
+    Raises:
+        ValueError: There is one.
+    """
+    if args.streaming and training_args.max_steps <= 0:
+        raise ValueError("a stream has no length, so streaming needs max_steps, the number of steps to train")
+    if bool(args.id_dataset) != bool(args.ood_dataset):
+        raise ValueError("id_dataset and ood_dataset belong together, got only one of them")
+    if args.id_dataset and not args.eval_dataset:
+        raise ValueError("id_dataset and ood_dataset are evaluated together with eval_dataset, which is missing")
+
+
+def report_skipped(trainer: CLIPNTrainer) -> int:
+    """Logs the training pairs that no process could use; returns how many there are."""
+    dataset = trainer.train_dataset
+    skipped = dataset.skipped if isinstance(dataset, ImageTextDataset) else dataset.skipped_rows.as_dict()
+    rows = {name: reason for part in gather_object([skipped]) for name, reason in part.items()}
+    if rows and trainer.is_world_process_zero():
+        listed = "".join(f"\n  {name}: {reason}" for name, reason in list(rows.items())[:REPORTED_ROWS])
+        logger.warning(f"{len(rows)} training pairs could not be used, among them{listed}")
+    return len(rows)
+
+
+def main(
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    card_args: CardArguments,
+    training_args: CLIPNTrainingArguments,
+) -> None:
+    """Trains, evaluates, saves and publishes."""
+    check_arguments(data_args, training_args)
+    model, processor = load_model(model_args)
+    with training_args.main_process_first(desc="loading the data"):
+        data = load_data(data_args, training_args, processor)
+    if data_args.streaming:
+        # one process would otherwise read for all and could not join texts of different lengths
+        training_args.accelerator_config.dispatch_batches = False
+
+    trainer = CLIPNTrainer(
+        model,
+        training_args,
+        data_collator=ImageTextCollator(processor),
+        processing_class=processor,
+        **data,
+    )
+    resume: str | bool | None = training_args.resume_from_checkpoint
+    result = trainer.train(resume_from_checkpoint=True if str(resume).lower() == "true" else resume)
+    metrics = {**result.metrics, "skipped_pairs": report_skipped(trainer)}
+    trainer.log_metrics("train", metrics)
+    trainer.save_metrics("train", metrics)
+    trainer.save_state()
+    if data["eval_dataset"] is not None:
+        metrics = trainer.evaluate()
+        trainer.log_metrics("eval", metrics)
+        trainer.save_metrics("eval", metrics)
+
+    card = {
+        "finetuned_from": model_args.model_name_or_path,
+        "dataset": data_args.dataset[0],
+        "num_pairs": None if data_args.streaming else len(data["train_dataset"]),
+        "id_dataset": data_args.id_dataset[0] if data_args.id_dataset else None,
+        "ood_dataset": data_args.ood_dataset[0] if data_args.ood_dataset else None,
+        "license": card_args.license,
+        "sample_images": card_args.sample_images,
+        "sample_labels": card_args.sample_labels,
+    }
+    if training_args.push_to_hub:
+        trainer.push_to_hub(**card)
+    else:
+        trainer.save_model()
+        trainer.create_model_card(**card)
+
+
+if __name__ == "__main__":
+    main(*parse_arguments(sys.argv[1:]))
