@@ -20,7 +20,8 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 HEADER = ("# Copyright 2026 The clipn-hf authors", "# SPDX-License-Identifier: Apache-2.0")
-GENERATED = {".git", ".venv", ".tools", ".cache", ".transformers", "__pycache__", "site", "dist", "build", "runs"}
+CACHES = {"__pycache__", ".cache", ".hypothesis", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".transformers"}
+GENERATED = CACHES | {".git", ".venv", ".tools", "site", "dist", "build", "runs"}
 TEXT_SUFFIXES = {".py", ".md", ".toml", ".yaml", ".yml", ".json", ".jsonl", ".txt", ".cff", ".csv", ""}
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
 
@@ -32,7 +33,10 @@ def list_files() -> list[Path]:
         output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
         paths = [ROOT / name for name in output.split("\0") if name]
     else:
-        paths = [path for path in ROOT.rglob("*") if not GENERATED.intersection(path.relative_to(ROOT).parts)]
+        paths = []
+        for folder, subfolders, names in os.walk(ROOT):
+            subfolders[:] = set(subfolders) - GENERATED
+            paths += [Path(folder, name) for name in names]
     return sorted(path for path in paths if path.is_file())
 
 

@@ -11,7 +11,9 @@ dropped in training (FLIP, https://arxiv.org/abs/2212.00794), which halves the c
 
 from __future__ import annotations
 
+import copy
 import io
+import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -83,8 +85,6 @@ def train_tokenizer(texts: list[str], vocab_size: int, max_length: int) -> CLIPT
         vocab_size=vocab_size - 2, initial_alphabet=alphabet, end_of_word_suffix="</w>", show_progress=False
     )
     learner.train_from_iterator(texts, trainer)
-    import json
-
     model = json.loads(learner.to_str())["model"]
     merges = [tuple(pair) for pair in model["merges"]]
     tokens = alphabet + [letter + "</w>" for letter in alphabet]
@@ -292,6 +292,36 @@ class ContrastiveTrainer(Trainer):
 
 
 @torch.no_grad()
+def add_constant_feature(model: CLIPModel, pixel_values: torch.Tensor, ratio: float = 0.75) -> CLIPModel:
+    """The same model with one more embedding dimension, in which all images have the same value and all texts zero.
+
+    The images of large CLIPs share a strong common direction; those of a model trained on a few thousand drawings do
+    not. A "no" text needs it to lie closer to *every* image than the text of an absent class does. The value is
+    `ratio` times the mean norm of the embeddings of `pixel_values`; `logit_scale` grows so that logits stay the same.
+
+    The constant comes out of the last layer norm: its output before gain and bias sums to zero, so the projection
+    `1 / gain` sees the bias alone, and the bias is shifted where the other projections do not see it.
+    """
+    dim = model.config.projection_dim
+    norm, projection = model.vision_model.post_layernorm, model.visual_projection.weight  # (dim, width)
+    length = model.get_image_features(pixel_values).pooler_output.norm(dim=-1).mean()
+    row = 1 / norm.weight
+    row = row * (projection.norm(dim=1).mean() / row.norm())
+    unseen = row - torch.linalg.pinv(projection) @ (projection @ row)  # the part of `row` in the null space
+    norm.bias += unseen * ((ratio * length - row @ norm.bias) / (row @ unseen))
+    config = copy.deepcopy(model.config)
+    config.projection_dim = config.text_config.projection_dim = config.vision_config.projection_dim = dim + 1
+    larger = CLIPModel(config)
+    state = model.state_dict()
+    state["visual_projection.weight"] = torch.cat([projection, row[None]])
+    text = model.text_projection.weight
+    state["text_projection.weight"] = torch.cat([text, text.new_zeros(1, text.shape[1])])
+    state["logit_scale"] = model.logit_scale + 0.5 * math.log(1 + ratio**2)
+    larger.load_state_dict(state)
+    return larger.to(model.device).eval()
+
+
+@torch.no_grad()
 def zero_shot_accuracy(model: CLIPModel, processor: CLIPProcessor, rows: datasets.Dataset) -> float:
     """Top-1 over all concepts' names on whole, plain images."""
     model.eval()
@@ -371,7 +401,10 @@ def main(args: PretrainArguments) -> None:
         callbacks=[PatchDropoutSchedule(drop_patches, args.last_patch_dropout)],
     )
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
-    trainer.save_model()
+    plain = trainer.data_collator.pixels[:: max(1, len(training) // 512)].float() / 255
+    plain = (plain - trainer.data_collator.mean) / trainer.data_collator.std
+    model = add_constant_feature(model.eval(), plain.to(model.device))
+    model.save_pretrained(args.output_dir)
     processor.save_pretrained(args.output_dir)
     for style in sorted(held_out):
         held = rows.filter(lambda s: s == style, input_columns="style")
