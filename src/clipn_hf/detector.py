@@ -332,7 +332,7 @@ def is_embeddings(images: Any) -> bool:
     return isinstance(images, np.ndarray) and images.ndim == 2 and np.issubdtype(images.dtype, np.floating)
 
 
-def check_count(name: str, count: int | None) -> None:
+def check_count(name: str, count: object) -> None:
     """Makes sure that `count` is None or a positive integer.
 
     Raises:

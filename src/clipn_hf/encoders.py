@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import AutoModel, AutoProcessor
-from transformers.utils import CONFIG_NAME, find_adapter_config_file, logging
+from transformers.utils import CONFIG_NAME, logging
+from transformers.utils.peft_utils import find_adapter_config_file
 
 from .images import ImageError, ImageSource, load_image
 from .prompts import DEFAULT_TEMPLATES, fill_templates, validate_labels, validate_templates
@@ -58,11 +59,11 @@ class AutoDualEncoder(AutoModel):
         adapter = _adapter_base(source, kwargs)
         if adapter is not None and adapter != source:
             # Loaded in two steps, because transformers reports on the weights of the adapter alone.
-            hub_arguments = {name: kwargs[name] for name in ("token", "local_files_only") if name in kwargs}
-            revision = kwargs.pop("revision", None)
+            adapter_arguments: dict[str, Any] = {"revision": kwargs.pop("revision", None)}
+            adapter_arguments |= {name: kwargs[name] for name in ("token", "local_files_only") if name in kwargs}
             kwargs.pop("config", None)
             model = cls.from_pretrained(adapter, *args, **kwargs)
-            model.load_adapter(source, adapter_kwargs={"revision": revision, **hub_arguments})
+            model.load_adapter(source, adapter_kwargs=adapter_arguments)
             return model
         model, report = AutoModel.from_pretrained(source, *args, output_loading_info=True, **kwargs)
         _check_complete(source, type(model).__name__, sorted(report["missing_keys"]))

@@ -70,7 +70,9 @@ def write_samples(dataset: Path, target: Path, seed: int) -> None:
             (partial / file).write_bytes(row["image"]["bytes"])
             images.append({"file": file, "name": row["name"], "kind": kind, "known": kind == "known"})
         record = {"labels": sorted(rows[i]["name"] for i in known), "images": images}
-        (partial / "samples.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        (partial / "samples.json").write_text(
+            json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
         replace_folder(partial, target)
     print(f"{target}: {len(images)} pictures")
 
