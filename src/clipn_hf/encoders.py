@@ -78,7 +78,13 @@ def _adapter_base(source: str, kwargs: dict[str, Any]) -> str | None:
         return None
     if (Path(source) / CONFIG_NAME).exists():
         return source
-    return json.loads(Path(path).read_text(encoding="utf-8"))["base_model_name_or_path"]
+    base = json.loads(Path(path).read_text(encoding="utf-8")).get("base_model_name_or_path")
+    if base is None:
+        raise IncompleteCheckpointError(
+            f"the adapter {source} does not name its base model: load it with PeftModel.from_pretrained(base, "
+            f'"{source}") and pass that model and its processor'
+        )
+    return base
 
 
 def _check_complete(source: str, model_class: str, missing: list[str]) -> None:

@@ -23,7 +23,9 @@ import torch
 
 from clipn_hf import CLIPNModel, CLIPNProcessor
 
-PACKAGE = Path(__file__).resolve().parents[2] / "src" / "clipn_hf"
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "src" / "clipn_hf"
+CARD = ROOT / "model_cards" / "clipn-tiny.md"
 ID_CATEGORIES = ("animals & nature", "food & drink", "objects")
 STYLE = "twemoji"
 MAX_BYTES = 12_000_000
@@ -41,8 +43,7 @@ def write_checkpoint(source: Path, target: Path) -> None:
         partial = Path(folder) / target.name
         CLIPNModel.from_pretrained(source, dtype=torch.float16).save_pretrained(partial)
         CLIPNProcessor.from_pretrained(source).save_pretrained(partial)
-        if (source / "README.md").exists():
-            shutil.copy(source / "README.md", partial)
+        shutil.copy(CARD, partial / "README.md")
         size = sum(file.stat().st_size for file in partial.iterdir())
         if size > MAX_BYTES:
             raise ValueError(f"The checkpoint has {size:,} bytes, at most {MAX_BYTES:,} fit; train a smaller model.")

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """CLIPN model configuration."""
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import CLIPConfig
@@ -54,6 +54,12 @@ class CLIPNConfig(CLIPConfig):
     ```"""
 
     model_type = "clipn"
+    # the outputs of whole towers, which Trainer would gather over a data set
+    keys_to_ignore_at_inference: ClassVar[list[str]] = [
+        "text_model_output",
+        "no_text_model_output",
+        "vision_model_output",
+    ]
 
     no_prompt_type: Literal["learnable", "handcrafted"] = "learnable"
     num_no_prompts: int = 16

@@ -22,7 +22,7 @@ from clipn_hf.methods import METHODS, MethodInputs
 from clipn_hf.modeling import CLIPNModel, CLIPNOutput, CLIPNProcessor, itbo_loss, tso_loss
 
 from .clipn_config import CLIPNTrainingArguments
-from .data import ImageTextDataset, read_image
+from .data import ImageTextCollator, ImageTextDataset, read_image
 from .distributed import gather_counts, gather_rows
 from .image_cache import build_image_cache
 from .model_card import write_model_card
@@ -47,11 +47,11 @@ class CLIPNTrainer(Trainer):
             Float32 weights, see [`CLIPNModel.from_clip`]; changed in place. `trainer.clipn` keeps it, whatever is
             wrapped around it.
         args ([`CLIPNTrainingArguments`]): Everything else there is to choose.
-        data_collator (`Callable`):
+        processing_class ([`CLIPNProcessor`]): Of the model; saved beside it.
+        data_collator (`Callable`, *optional*):
             Makes a batch of examples: `input_ids` and `attention_mask`, and `pixel_values` or `image_embeds`; for
             hand-crafted "no" prompts also `no_input_ids` and `no_attention_mask`; optionally `group_ids`, equal for
-            pairs that match each other. [`ImageTextCollator`] does.
-        processing_class ([`CLIPNProcessor`]): Of the model; saved beside it.
+            pairs that match each other. Defaults to [`ImageTextCollator`].
         train_dataset ([`ImageTextDataset`] or any other, *optional*): Has to be the former for cached views.
         eval_dataset (`Dataset` or `dict[str, Dataset]`, *optional*): The losses are computed on it.
         id_dataset (`datasets.Dataset`, *optional*):
@@ -63,7 +63,7 @@ class CLIPNTrainer(Trainer):
         optimizers (`tuple`, *optional*): As in [`~transformers.Trainer`].
 
     Raises:
-        TypeError: `model` is not a [`CLIPNModel`].
+        TypeError: `model` is not a [`CLIPNModel`], or `processing_class` not a [`CLIPNProcessor`].
         ValueError: Half-precision weights, or arguments that do not fit each other.
 
     Logged beside `loss` are its terms without their weights, `itbo_yes_loss`, `itbo_no_loss` and `tso_loss`; beside
@@ -74,14 +74,13 @@ class CLIPNTrainer(Trainer):
 
     ```python
     >>> from clipn_hf import CLIPNModel, CLIPNProcessor
-    >>> from clipn_hf.training import CLIPNTrainer, CLIPNTrainingArguments, ImageTextCollator, load_image_text_dataset
+    >>> from clipn_hf.training import CLIPNTrainer, CLIPNTrainingArguments, load_image_text_dataset
 
     >>> model = CLIPNModel.from_clip("openai/clip-vit-base-patch16")  # doctest: +SKIP
     >>> processor = CLIPNProcessor.from_pretrained("openai/clip-vit-base-patch16")  # doctest: +SKIP
     >>> trainer = CLIPNTrainer(  # doctest: +SKIP
     ...     model,
     ...     CLIPNTrainingArguments(output_dir="clipn-vitb16", bf16=True),
-    ...     data_collator=ImageTextCollator(processor),
     ...     train_dataset=load_image_text_dataset("pairs/*.parquet"),
     ...     processing_class=processor,
     ... )
@@ -98,8 +97,9 @@ class CLIPNTrainer(Trainer):
         self,
         model: CLIPNModel,
         args: CLIPNTrainingArguments,
-        data_collator: Callable[[list[Any]], dict[str, Tensor]],
+        *,
         processing_class: CLIPNProcessor,
+        data_collator: Callable[[list[Any]], dict[str, Tensor]] | None = None,
         train_dataset: Any = None,
         eval_dataset: Any = None,
         id_dataset: Any = None,
@@ -113,6 +113,8 @@ class CLIPNTrainer(Trainer):
                 f"`model` must be a CLIPNModel, got {type(model).__name__}; make one of a CLIP with "
                 f"`CLIPNModel.from_clip(clip)`, and leave peft to the argument `tuning`."
             )
+        if not isinstance(processing_class, CLIPNProcessor):
+            raise TypeError(f"`processing_class` must be a CLIPNProcessor, got {type(processing_class).__name__}.")
         if model.dtype in (torch.float16, torch.bfloat16):
             raise ValueError(
                 f"The weights of `model` are {model.dtype}, too coarse for the steps of the optimizer; load it with "
@@ -138,7 +140,7 @@ class CLIPNTrainer(Trainer):
         super().__init__(
             model=prepare_tuning(model, processing_class, args),
             args=args,
-            data_collator=data_collator,
+            data_collator=data_collator or ImageTextCollator(processing_class),
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
