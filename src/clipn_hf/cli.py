@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command `clipn-hf`.
 
-What a subcommand needs is imported when it runs, so that help and shell completion do not wait for it.
+What a subcommand needs beyond the package itself is imported when it runs.
 """
 
 import contextlib
