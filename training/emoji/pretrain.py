@@ -229,8 +229,8 @@ class EmojiCollator:
 class MuonAdamW(torch.optim.Optimizer):
     """Muon for the matrices of the transformer blocks, AdamW for everything else, behind one optimizer's face.
 
-    Muon (https://arxiv.org/abs/2502.16982) reaches the same loss in about two thirds of AdamW's steps here, which is
-    what makes an hour on two CPU cores enough.
+    Muon (https://arxiv.org/abs/2502.16982) reached the same loss in about three quarters of AdamW's steps in a
+    comparison over the first 200.
     """
 
     def __init__(self, model: nn.Module, muon_lr: float, lr: float, weight_decay: float, betas: tuple[float, float]):

@@ -15,10 +15,10 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import logging
 
+from clipn_hf.detector import OODDetector
 from clipn_hf.encoders import DualEncoder
 from clipn_hf.evaluation.metrics import auroc, fpr_at_tpr
 from clipn_hf.images import ImageError
-from clipn_hf.methods import METHODS, MethodInputs
 from clipn_hf.modeling import CLIPNModel, CLIPNOutput, CLIPNProcessor, itbo_loss, tso_loss
 
 from .clipn_config import CLIPNTrainingArguments
@@ -272,20 +272,12 @@ class CLIPNTrainer(Trainer):
             self._ood_data = id_embeds, torch.tensor(list(self.id_dataset["label"]))[id_rows], ood_embeds
         id_embeds, id_targets, ood_embeds = self._ood_data
 
-        text_embeds, no_text_embeds = encoder.class_embeddings(self.id_labels)
-        assert no_text_embeds is not None  # (classes, dim), as the text embeddings
-
-        def inputs(image_embeds: Tensor) -> MethodInputs:
-            similarity = image_embeds @ text_embeds.T  # (images, classes)
-            return MethodInputs(
-                similarity, encoder.logit_scale * similarity, encoder.logit_scale * image_embeds @ no_text_embeds.T
-            )
-
-        id_inputs, ood_inputs = inputs(id_embeds), inputs(ood_embeds)
-        accuracy = (id_inputs.similarity.argmax(dim=1).cpu() == id_targets).float().mean().item()
-        metrics = {"id_accuracy": accuracy}
+        text_embeds, _ = encoder.class_embeddings(self.id_labels)  # (classes, dim)
+        nearest = (id_embeds @ text_embeds.T).argmax(dim=1).cpu()
+        metrics = {"id_accuracy": (nearest == id_targets).float().mean().item()}
         for name in OOD_METHODS:
-            id_scores, ood_scores = METHODS[name].score(id_inputs), METHODS[name].score(ood_inputs)
+            detector = OODDetector(encoder, self.id_labels, name)
+            id_scores, ood_scores = detector.score(id_embeds), detector.score(ood_embeds)
             metrics[f"ood_auroc_{name}"] = auroc(id_scores, ood_scores)
             metrics[f"ood_fpr95_{name}"] = fpr_at_tpr(id_scores, ood_scores)
         return metrics
