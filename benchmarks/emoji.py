@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +25,8 @@ from PIL import Image
 
 from clipn_hf.encoders import DualEncoder
 from clipn_hf.evaluation.metrics import auroc, fpr_at_tpr
-from clipn_hf.methods import METHODS
-from clipn_hf.methods.base import MethodInputs
+from clipn_hf.files import atomic_path
+from clipn_hf.methods import METHODS, method_inputs
 
 ID_CATEGORIES = ("animals & nature", "food & drink", "objects")
 TEST_STYLES = ("twemoji", "openmoji", "emojione-v1", "openmoji-black")
@@ -73,27 +72,25 @@ def evaluate_style(encoder: DualEncoder, rows: datasets.Dataset, templates: list
     concepts, names, categories = list(rows["concept"]), list(rows["name"]), list(rows["category"])
     images = embed_style(encoder, rows)
     text, no_text = encoder.class_embeddings(names, templates)
-    cosines = images @ text.T  # (images, concepts)
-    no_cosines = images @ no_text.T if no_text is not None else None
     values: dict[tuple[str, ...], list[float]] = {}
     for split in draw_splits(concepts, categories):
         labels = split["id"]
 
-        def inputs(index: list[int], labels: list[int] = labels) -> MethodInputs:
-            similarity = cosines[index][:, labels]
-            no_logits = no_cosines[index][:, labels] * encoder.logit_scale if no_cosines is not None else None
-            return MethodInputs(similarity=similarity, logits=similarity * encoder.logit_scale, no_logits=no_logits)
-
-        known = inputs(labels)
+        no_labels = None if no_text is None else no_text[labels]
+        inputs = {
+            kind: method_inputs(images[index], text[labels], no_labels, encoder.logit_scale)
+            for kind, index in split.items()
+        }
+        known = inputs["id"]
         hits = known.logits.argmax(dim=1) == torch.arange(len(labels), device=known.logits.device)
         values.setdefault(("id_top1",), []).append(100 * hits.float().mean().item())
         for name in METHOD_ORDER:
             method = METHODS[name]
-            if "no" in method.needs and no_cosines is None:
+            if "no" in method.needs and no_text is None:
                 continue
             id_scores = method.score(known, **method.settings)
             for kind in ("far", "near"):
-                ood_scores = method.score(inputs(split[kind]), **method.settings)
+                ood_scores = method.score(inputs[kind], **method.settings)
                 values.setdefault((kind, name, "auroc"), []).append(100 * auroc(id_scores, ood_scores))
                 values.setdefault((kind, name, "fpr95"), []).append(100 * fpr_at_tpr(id_scores, ood_scores))
     result: dict[str, Any] = {"images": len(rows)}
@@ -129,11 +126,10 @@ def as_markdown(results: dict[str, dict[str, Any]], methods: tuple[str, ...] = M
 
 
 def write_results(results: dict[str, dict[str, Any]], output: Path) -> None:
-    """Write the results as JSON, under a temporary name first."""
+    """Write the results as JSON."""
     output.parent.mkdir(parents=True, exist_ok=True)
-    partial = output.with_suffix(".partial")
-    partial.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, output)
+    with atomic_path(output) as partial:
+        partial.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
 def main(dataset: Path, styles: list[str], models: dict[str, str], output: Path | None) -> None:

@@ -5,51 +5,58 @@
 python modeling/convert.py epoch_10.pt clipn-vitb16 --config modeling/clipn-vitb16.yaml
 """
 
-from __future__ import annotations
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Literal
 
-import argparse
+from clipn_hf.modeling.conversion import convert_checkpoint, format_summary
+from clipn_hf.script_arguments import parse_with_config
 
-from checkpoint_file import parse_args
+# Of a file in this folder, what `initialize.py` alone reads
+OTHER_KEYS = ("base", "no_prompt_type", "num_no_prompts")
 
-from clipn_hf.modeling.conversion import ACTIVATIONS, convert_checkpoint, format_summary
 
+@dataclass
+class ConversionArguments:
+    """What the weights do not say."""
 
-def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", help="Original file: .pt, .pth, .bin or .safetensors.")
-    parser.add_argument("output", help="Folder to write.")
-    parser.add_argument("--processor", help="Hub id or folder of the tokenizer and image processor.")
-    parser.add_argument(
-        "--activation", choices=ACTIVATIONS, default="gelu", help="quick_gelu for weights that descend from OpenAI's."
+    processor: str | None = field(
+        default=None, metadata={"help": "Hub id or folder of the tokenizer and image processor."}
     )
-    parser.add_argument("--vision_heads", type=int, help="Attention heads of the image encoder, if not width / 64.")
-    parser.add_argument("--text_heads", type=int, help="Attention heads of the text encoder, if not width / 64.")
-    parser.add_argument("--eos_token_id", type=int, help="Token at which texts are pooled.")
-    parser.add_argument("--templates", nargs="+", help="Templates of a CLIPN, each with one {}.")
-    parser.add_argument("--no_templates", nargs="+", help='"no" templates of a CLIPN for hand-crafted "no" prompts.')
-    parser.add_argument("--overwrite", action="store_true", help="Replace a checkpoint that is in the output folder.")
-    return parser
-
-
-def main(args: argparse.Namespace) -> None:
-    summary = convert_checkpoint(
-        args.source,
-        args.output,
-        processor=args.processor,
-        activation=args.activation,
-        vision_heads=args.vision_heads,
-        text_heads=args.text_heads,
-        eos_token_id=args.eos_token_id,
-        templates=args.templates,
-        no_templates=args.no_templates,
-        overwrite=args.overwrite,
+    activation: Literal["gelu", "quick_gelu"] = field(
+        default="gelu", metadata={"help": "quick_gelu for weights that descend from OpenAI's."}
     )
-    print(format_summary(summary))
+    vision_heads: int | None = field(
+        default=None, metadata={"help": "Attention heads of the image encoder, if not width / 64."}
+    )
+    text_heads: int | None = field(
+        default=None, metadata={"help": "Attention heads of the text encoder, if not width / 64."}
+    )
+    eos_token_id: int | None = field(default=None, metadata={"help": "Token at which texts are pooled."})
+    templates: list[str] | None = field(default=None, metadata={"help": "Templates of a CLIPN, each with one {}."})
+    no_templates: list[str] | None = field(
+        default=None, metadata={"help": '"no" templates of a CLIPN for hand-crafted "no" prompts.'}
+    )
+    overwrite: bool = field(default=False, metadata={"help": "Replace a checkpoint that is in the output folder."})
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> tuple[ConversionArguments, str, str]:
+    """Parse the command line and the file of a checkpoint; end the program with a message where they are wrong."""
+    positionals = {"source": "Original file: .pt, .pth, .bin or .safetensors.", "output": "Folder to write."}
+    args, source, output = parse_with_config(
+        [ConversionArguments], argv, positionals=positionals, other_keys=OTHER_KEYS, description=__doc__
+    )
+    return args, source, output
+
+
+def main(args: ConversionArguments, source: str, output: str) -> None:
+    """Convert `source` into the folder `output` and print what was found."""
+    print(format_summary(convert_checkpoint(source, output, **asdict(args))))
 
 
 if __name__ == "__main__":
-    parser = make_parser()
     try:
-        main(parse_args(parser))
+        main(*parse_arguments())
     except (OSError, ValueError) as error:
-        parser.exit(1, f"{error}\n")
+        sys.exit(f"Error: {error}")

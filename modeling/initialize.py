@@ -6,34 +6,52 @@ python modeling/initialize.py clipn-vitb16-start --config modeling/clipn-vitb16.
 python modeling/initialize.py clipn-start --base openai/clip-vit-base-patch16
 """
 
-from __future__ import annotations
-
-import argparse
-
-from checkpoint_file import parse_args
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
 
 from clipn_hf import CLIPNModel
 from clipn_hf.modeling.conversion import load_processor, save_checkpoint
+from clipn_hf.script_arguments import parse_with_config
+
+# Of a file in this folder, what `convert.py` alone reads
+OTHER_KEYS = ("activation", "vision_heads", "text_heads", "eos_token_id")
 
 
-def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("output", help="Folder to write.")
-    parser.add_argument("--base", help="Hub id or folder of a CLIP.")
-    parser.add_argument("--processor", help="Where tokenizer and image processor come from, if not --base.")
-    parser.add_argument(
-        "--no_prompt_type", choices=("learnable", "handcrafted"), default="learnable", help='Form of the "no" prompts.'
+@dataclass
+class InitializationArguments:
+    """The CLIP to start from, and the "no" prompts that it gets."""
+
+    base: str = field(metadata={"help": "Hub id or folder of a CLIP."})
+    processor: str | None = field(
+        default=None, metadata={"help": "Where tokenizer and image processor come from, if not from the base."}
     )
-    parser.add_argument("--num_no_prompts", type=int, default=16, help='Number of learnable "no" prompts.')
-    parser.add_argument("--templates", nargs="+", help="Templates, each with one {}.")
-    parser.add_argument("--no_templates", nargs="+", help='Their negations, for hand-crafted "no" prompts.')
-    parser.add_argument("--overwrite", action="store_true", help="Replace a checkpoint that is in the output folder.")
-    return parser
+    no_prompt_type: Literal["learnable", "handcrafted"] = field(
+        default="learnable", metadata={"help": 'Form of the "no" prompts.'}
+    )
+    num_no_prompts: int = field(default=16, metadata={"help": 'Number of learnable "no" prompts.'})
+    templates: list[str] | None = field(default=None, metadata={"help": "Templates, each with one {}."})
+    no_templates: list[str] | None = field(
+        default=None, metadata={"help": 'Their negations, for hand-crafted "no" prompts.'}
+    )
+    overwrite: bool = field(default=False, metadata={"help": "Replace a checkpoint that is in the output folder."})
 
 
-def main(args: argparse.Namespace) -> None:
-    if args.base is None:
-        raise ValueError("No CLIP to start from: give --base ID_OR_FOLDER, or a --config that names one.")
+def parse_arguments(argv: Sequence[str] | None = None) -> tuple[InitializationArguments, str]:
+    """Parse the command line and the file of a checkpoint; end the program with a message where they are wrong."""
+    args, output = parse_with_config(
+        [InitializationArguments],
+        argv,
+        positionals={"output": "Folder to write."},
+        other_keys=OTHER_KEYS,
+        description=__doc__,
+    )
+    return args, output
+
+
+def main(args: InitializationArguments, output: str) -> None:
+    """Write the CLIPN and its processor to the folder `output`."""
     model = CLIPNModel.from_clip(
         args.base,
         no_prompt_type=args.no_prompt_type,
@@ -42,14 +60,13 @@ def main(args: argparse.Namespace) -> None:
         no_templates=args.no_templates,
     )
     processor = load_processor(args.processor or args.base, model.config)
-    save_checkpoint(args.output, model, processor, overwrite=args.overwrite)
+    save_checkpoint(output, model, processor, overwrite=args.overwrite)
     trainable = sum(parameter.numel() for parameter in model.no_parameters())
-    print(f'Written to {args.output}: {model.num_parameters():,} parameters, {trainable:,} of them "no" parameters.')
+    print(f'Written to {output}: {model.num_parameters():,} parameters, {trainable:,} of them "no" parameters.')
 
 
 if __name__ == "__main__":
-    parser = make_parser()
     try:
-        main(parse_args(parser))
+        main(*parse_arguments())
     except (OSError, ValueError) as error:
-        parser.exit(1, f"{error}\n")
+        sys.exit(f"Error: {error}")

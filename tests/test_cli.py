@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -15,8 +16,9 @@ import numpy as np
 import pytest
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from typer.main import get_command
 
-from clipn_hf import OODDetector, cli
+from clipn_hf import OODDetector, cli, records
 from clipn_hf.evaluation import contact_sheet
 from clipn_hf.methods import METHODS
 
@@ -95,22 +97,63 @@ def test_help_names_exit_codes_and_methods(run: Command, monkeypatch: pytest.Mon
     assert f"{', '.join(names)} or {last}." in out
 
 
-def test_help_does_not_wait_for_torch() -> None:
-    # The package itself registers its classes with transformers; the command adds nothing heavy to that.
-    code = (
-        "import sys, types\n"
-        "package = types.ModuleType('clipn_hf')\n"
-        f"package.__path__ = [{str(Path(cli.__file__).parent)!r}]\n"
-        "sys.modules['clipn_hf'] = package\n"
-        "from clipn_hf.cli import main\n"
-        "try:\n"
-        "    main(['detect', '--help'])\n"
-        "finally:\n"
-        "    print(sorted({'torch', 'transformers', 'numpy', 'PIL'} & set(sys.modules)))\n"
+def test_help_follows_the_table_of_methods(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The option is made from the table, not from a list of its own."""
+    assert cli._alternatives(["a", "b", "c"]) == "a, b or c"
+    assert cli._alternatives(["a"]) == "a"
+    parameter = next(p for p in get_command(cli.app).commands["detect"].params if p.name == "method")
+    assert parameter.help == f"{cli._alternatives(METHODS)}."
+    assert [name for name, _ in cli._complete_method("")] == list(METHODS)
+    assert cli._complete_method("m") == [(name, METHODS[name].title) for name in METHODS if name.startswith("m")]
+
+
+@pytest.fixture(params=["script", "module"])
+def command(request: pytest.FixtureRequest, tmp_path: Path) -> list[str]:
+    """The two ways to start a process of the command."""
+    if request.param == "module":
+        return [sys.executable, "-m", "clipn_hf"]
+    script = tmp_path / "clipn-hf"
+    script.write_text("from clipn_hf.cli import main\nmain()\n")
+    return [sys.executable, str(script)]
+
+
+def test_help_version_and_completion_do_not_wait_for_torch(command: list[str]) -> None:
+    completion = {"_CLIPN_HF_COMPLETE": "complete_bash", "COMP_WORDS": "clipn-hf detect --method m", "COMP_CWORD": "3"}
+    for arguments, environment, shown in (
+        (["--version"], {}, "clipn-hf "),
+        (["--help"], {}, "detect"),
+        (["detect", "--help"], {}, "--labels-file"),
+        ([], completion, "mcm"),
+    ):
+        process = subprocess.run(
+            [*command, *arguments],
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            env={**os.environ, **environment, "PYTHONPROFILEIMPORTTIME": "1"},
+        )
+        assert shown in process.stdout, process.stderr
+        imported = {line.rsplit("|", 1)[-1].strip() for line in process.stderr.splitlines()}
+        assert "clipn_hf.cli" in imported
+        assert not {"torch", "transformers", "numpy", "PIL", "datasets"} & imported
+
+
+def test_in_the_process_of_the_command_exports_are_there_when_asked_for(tmp_path: Path) -> None:
+    script = tmp_path / "clipn-hf"
+    script.write_text(
+        "import sys\n"
+        "import clipn_hf\n"
+        "assert 'torch' not in sys.modules\n"
+        "assert set(clipn_hf.__all__) <= set(dir(clipn_hf))\n"
+        "assert 'torch' not in sys.modules\n"
+        "from clipn_hf import OODPipeline, pipeline\n"
+        "import transformers\n"
+        "assert clipn_hf.pipeline is pipeline is transformers.pipeline\n"
+        "assert all(hasattr(clipn_hf, name) for name in clipn_hf.__all__)\n"
+        "assert not hasattr(clipn_hf, 'nonsense')\n"
     )
-    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, encoding="utf-8")
+    process = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
     assert process.returncode == 0, process.stderr
-    assert process.stdout.splitlines()[-1] == "[]"
 
 
 def test_shell_completion(run: Command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,25 +189,25 @@ def test_order_and_results_do_not_depend_on_batches_and_threads(
     (images / "0 missing.png").touch()
     outputs = []
     for batch_size, readers in ((1, 1), (2, 3), (32, 16)):
-        monkeypatch.setattr(cli, "READERS", readers)
+        monkeypatch.setattr(records, "READERS", readers)
         code, out, _ = run(
             *("detect", images, "-r", "--labels", LABELS, "--model", clipn_folder),
             *("--format", "jsonl", "--batch-size", batch_size, "--top-k", 1),
         )
         assert code == 3
         outputs.append(read_jsonl(out))
-    for records in outputs:
-        assert [record["file"] for record in records] == [record["file"] for record in outputs[0]]
-        scores = [record.get("ood_score", 0.0) for record in records]
+    for found in outputs:
+        assert [record["file"] for record in found] == [record["file"] for record in outputs[0]]
+        scores = [record.get("ood_score", 0.0) for record in found]
         assert scores == pytest.approx([record.get("ood_score", 0.0) for record in outputs[0]], rel=1e-4)
-        assert all(len(record["labels"]) == 1 for record in records if "error" not in record)
+        assert all(len(record["labels"]) == 1 for record in found if "error" not in record)
 
 
 def test_table(run: Command, bad_images: Path, clipn_folder: Path) -> None:
     code, out, _ = run("detect", bad_images, "--labels", "cat,犬", "--model", clipn_folder, "--threshold", -1)
     assert code == 3
     header, *rows = out.splitlines()
-    assert header.split() == ["verdict", "score", "nearest", "label", "file"]
+    assert header.split() == ["verdict", "OOD", "score", "nearest", "label", "p", "file"]
     assert len(rows) == 8
     assert sum(row.startswith("unknown") for row in rows) == 4
     assert sum(row.startswith("unreadable") for row in rows) == 4
@@ -205,6 +248,26 @@ def test_format_follows_the_extension_unless_given(
         assert (tmp_path / name).read_text(encoding="utf-8").startswith(start)
 
 
+def test_templates_and_method_reach_the_detector(run: Command, images: Path, clipn_folder: Path) -> None:
+    options = ("detect", images / "0.png", "--labels", LABELS, "--model", clipn_folder, "--format", "jsonl")
+    pools = ("--template", "a {}.", "--template", "the {}.", "--no-template", "no {}.")
+    labels = LABELS.split(",")
+    for arguments, detector in (
+        (pools, OODDetector(clipn_folder, labels, templates=["a {}.", "the {}."], no_templates=["no {}."])),
+        (pools[:4], OODDetector(clipn_folder, labels, templates=["a {}.", "the {}."])),
+        (("--method", "energy"), OODDetector(clipn_folder, labels, "energy")),
+    ):
+        code, out, _ = run(*options, *arguments)
+        assert code == 0
+        assert read_jsonl(out)[0]["ood_score"] == pytest.approx(detector.score(images / "0.png").item(), rel=1e-4)
+
+
+def test_five_labels_are_listed_unless_told_otherwise(run: Command, images: Path, clipn_folder: Path) -> None:
+    options = ("detect", images / "0.png", "--labels", "a,b,c,d,e,f,g", "--model", clipn_folder, "--format", "jsonl")
+    for arguments, count in (((), 5), (("--top-k", 6), 6), (("--top-k", 99), 7)):
+        assert len(read_jsonl(run(*options, *arguments).out)[0]["labels"]) == count
+
+
 def test_a_method_without_rule_gives_scores_and_says_how_to_get_a_verdict(
     run: Command, images: Path, clip_folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -212,19 +275,20 @@ def test_a_method_without_rule_gives_scores_and_says_how_to_get_a_verdict(
     code, out, err = run(*options)
     assert code == 0
     assert all(record["is_ood"] is None for record in read_jsonl(out))
-    assert "pass threshold=" in caplog.text
-    assert err.splitlines()[-1] == "4 images: 4 scored"
+    assert "pass `threshold`" in caplog.text
+    assert err.splitlines()[-1] == "4 images: 4 undecided"
     scores = [record["ood_score"] for record in read_jsonl(out)]
     caplog.clear()
     code, out, _ = run(*options, "--threshold", scores[0])
     assert [record["is_ood"] for record in read_jsonl(out)] == [score > scores[0] for score in scores]
-    assert "threshold=" not in caplog.text
+    assert "`threshold`" not in caplog.text
 
 
 def test_contact_sheet(
     run: Command, images: Path, clipn_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cli, "MAX_TILES", 3)
+    for module in (cli, records):
+        monkeypatch.setattr(module, "MAX_TILES", 3)
     drawn = []
     original = contact_sheet.contact_sheet
 
@@ -244,7 +308,7 @@ def test_contact_sheet(
     assert texts["title"].startswith("5 images: ")
     assert "the first 3 images" in texts["subtitle"]
     code, _, err = run(*options, tmp_path / "a.svg")
-    assert (code, "must end in .png or .jpg or .jpeg" in err) == (1, True)
+    assert (code, "must end in .png, .jpg or .jpeg." in err) == (1, True)
 
 
 # Labels and files
@@ -326,12 +390,14 @@ def test_nothing_readable_at_all(run: Command, tmp_path: Path, clipn_folder: Pat
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--labels", LABELS, "--method", "foo"], "unknown method 'foo'"),
-        (["--labels", LABELS, "--threshold", "nan"], "threshold must be finite"),
-        (["--labels", "cat,,dog"], "empty or blank"),
+        (["--labels", LABELS, "--method", "foo"], "`method` must be one of atd, ctw"),
+        (["--labels", LABELS, "--threshold", "nan"], "`threshold` must be finite"),
+        (["--labels", "cat,,dog"], "Label 2 of --labels 'cat,,dog' is empty"),
+        (["--labels", LABELS, "--template", "a photo"], "must contain `{}` exactly once"),
+        (["--labels", LABELS, "--no-template", "{} {}"], "`no_templates[0]` must contain"),
         (["--labels", "cat,cat"], "'cat' twice"),
         (["--labels", "cat", "--method", "mcm"], "at least 2 labels"),
-        (["--labels", LABELS, "--device", "foo"], "device"),
+        (["--labels", LABELS, "--device", "foo"], "`--device` must be"),
         (["--labels", LABELS, "--output", "."], "is a folder"),
         (["--labels", LABELS, "--output", "/dev/null"], "not a regular file"),
         (["--labels", LABELS, "--output", "gone/out.csv"], "does not exist"),
@@ -342,7 +408,8 @@ def test_user_errors_are_one_line(
 ) -> None:
     code, out, err = run("detect", images, "--model", clipn_folder, *arguments)
     assert (code, out) == (1, "")
-    assert err.startswith("Error: ")
+    assert re.match(r"Error: [A-Z`]", err)
+    assert err.endswith(".\n")
     assert len(err.splitlines()) == 1
     assert message in err
 
@@ -356,7 +423,7 @@ def test_models_that_cannot_be_used(
         return err
 
     assert 'needs a CLIPN model with a "no" text encoder, got CLIPModel' in error(clip_folder)
-    assert "gone" in error(tmp_path / "gone")
+    assert "There is no folder" in error(tmp_path / "gone")
     weights = load_file(clipn_folder / "model.safetensors")
     for name in ("config.json", "processor_config.json", "tokenizer.json", "tokenizer_config.json"):
         (tmp_path / name).write_bytes((clipn_folder / name).read_bytes())
@@ -496,7 +563,7 @@ def test_info(run: Command, clip_folder: Path, clipn_folder: Path, monkeypatch: 
     rows = {name: value.strip() for name, value in rows.items()}
     assert rows["checkpoint"] == str(clipn_folder)
     assert rows["model"] == "CLIPNModel, type clipn"
-    assert rows["image encoder"] == "2 layers of width 32, 32 × 32 pixels in patches of 8"
+    assert rows["image encoder"] == "2 layers of width 32 (MLP 64), 32 × 32 pixels in patches of 8"
     assert rows['"no" prompts'] == "learnable, 16"
     assert rows["stored as"] == "float32"
     assert float(rows["logit scale"]) > 1
@@ -506,9 +573,13 @@ def test_info(run: Command, clip_folder: Path, clipn_folder: Path, monkeypatch: 
     assert code == 0
     assert "CLIPModel, type clip" in out
     assert "mcm, msp, max_logit, energy" in out
-    assert 'method atd needs a CLIPN model with a "no" text encoder' in out
-    code, _, err = run("info", clip_folder / "gone")
-    assert (code, len(err.splitlines())) == (1, 1)
+    assert 'Method atd needs a CLIPN model with a "no" text encoder' in out
+    for gone in (clip_folder / "gone", "./gone", "~/gone", "a/b/gone"):
+        code, _, err = run("info", gone)
+        assert (code, err) == (
+            1,
+            f"Error: There is no folder {gone}; name one with a model, or the id of a model on the Hub.\n",
+        )
 
 
 def test_convert(run: Command, tmp_path: Path) -> None:
@@ -524,5 +595,22 @@ def test_convert(run: Command, tmp_path: Path) -> None:
     assert err.startswith("Error: ")
     assert len(err.splitlines()) == 1
     assert run(*options, "--overwrite").code == 0
+    options = (*options[:2], tmp_path / "quick", *options[3:], "--activation", "quick_gelu")
+    templates = (
+        "--template",
+        "a {}.",
+        "--template",
+        "the {}.",
+        "--no-template",
+        "no {}.",
+        "--no-template",
+        "not the {}.",
+    )
+    assert run(*options, *templates).code == 0
+    config = json.loads((tmp_path / "quick" / "config.json").read_text(encoding="utf-8"))
+    assert config["text_config"]["hidden_act"] == "quick_gelu"
+    assert config["templates"] == ["a {}.", "the {}."]
+    assert config["no_templates"] == ["no {}.", "not the {}."]
+    assert run(*options[:2], tmp_path / "other", "--activation", "relu").code == 2
     code, _, err = run("convert", tmp_path / "gone.pt", tmp_path / "other")
     assert (code, "gone.pt" in err) == (1, True)

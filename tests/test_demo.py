@@ -40,10 +40,21 @@ def test_table() -> None:
     with console.capture() as capture:
         console.print(demo_table(SAMPLES))
     lines = [line.split() for line in capture.get().splitlines()]
-    assert ["dog", "known", "known", "0.200", "cat", "✓"] in lines
-    assert ["bird", "known", "unknown", "0.900", "cat", "✗"] in lines
-    assert ["car", "unknown", "unknown", "0.700", "cat", "✓"] in lines
+    assert ["dog", "known", "known", "0.200", "cat", "50%", "✓"] in lines
+    assert ["bird", "known", "unknown", "0.900", "cat", "50%", "✗"] in lines
+    assert ["car", "unknown", "unknown", "0.700", "cat", "50%", "✓"] in lines
+    assert ["Picture", "Truth", "Verdict", "OOD", "score", "Nearest", "label", "p"] in lines
     assert "3 of 4 pictures told apart correctly" in capture.get()
+
+
+def test_table_fits_a_terminal_of_80_columns(clipn_folder: Path) -> None:
+    samples = judge_samples(clipn_folder)
+    console = Console(width=80)
+    with console.capture() as capture:
+        console.print(demo_table(samples))
+    assert "…" not in capture.get()
+    for sample in samples:
+        assert sum(line.lstrip().startswith(f"{sample.name}  ") for line in capture.get().splitlines()) == 1
 
 
 def test_sheet_has_two_sections() -> None:
@@ -84,7 +95,8 @@ def test_command(
 
 def test_the_embedded_checkpoint_tells_the_samples_apart() -> None:
     samples = judge_samples()
-    assert sum(s.correct for s in samples) / len(samples) >= 0.75
+    assert len(samples) == 40
+    assert sum(s.correct for s in samples) >= 33
     for known in (True, False):
         group = [s.correct for s in samples if s.known is known]
         assert sum(group) / len(group) > 0.5

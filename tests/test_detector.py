@@ -16,7 +16,6 @@ from torch.utils.data import Dataset, IterableDataset
 from transformers import CLIPModel, CLIPProcessor
 
 from clipn_hf import CLIPNModel, DualEncoder, OODDetector, scores
-from clipn_hf.detector import NumberedImages, number_images
 from clipn_hf.images import ImageError
 from clipn_hf.methods import METHODS
 
@@ -42,6 +41,10 @@ IMAGES = [noise(seed) for seed in range(7)]
 @pytest.fixture
 def encoder(tiny_clipn: CLIPNModel, tiny_processor: CLIPProcessor) -> DualEncoder:
     return DualEncoder(tiny_clipn, tiny_processor)
+
+
+def embeddings(encoder: DualEncoder, images: list[Image.Image]) -> torch.Tensor:
+    return encoder.image_embeddings(encoder.pixel_values(images))
 
 
 @every_method
@@ -119,8 +122,8 @@ def test_missing_verdict_is_explained_once_per_call(
     assert not caplog.records
     assert [result["is_ood"] for result in detector(IMAGES, batch_size=2)] == [None] * 7
     (record,) = caplog.records
-    assert f"is_ood is None, because method {method} decides by threshold alone" in record.getMessage()
-    assert "use atd, ctw with a CLIPN model" in record.getMessage()
+    assert f"`is_ood` is None, because method {method} decides by threshold alone" in record.getMessage()
+    assert "use one of atd, ctw with a CLIPN model" in record.getMessage()
     caplog.clear()
     OODDetector(encoder, LABELS, method, threshold=0.5)(IMAGES)
     OODDetector(encoder, LABELS, "atd")(IMAGES)
@@ -129,19 +132,24 @@ def test_missing_verdict_is_explained_once_per_call(
 
 def test_top_k_labels(encoder: DualEncoder) -> None:
     detector = OODDetector(encoder, LABELS)
-    everything = detector(IMAGES)
+    everything = detector(IMAGES, top_k=None)
+    assert all(len(result["labels"]) == len(LABELS) for result in everything)
     for top_k in (1, 2, 4, 100):
         for result, full in zip(detector(IMAGES, top_k=top_k), everything, strict=True):
             assert result["labels"] == full["labels"][:top_k]
             assert result["label"] == full["label"]
+    many = OODDetector(encoder, [f"{label} {number}" for label in LABELS for number in range(2)])
+    for judge in (many, lambda images, **options: many.results(embeddings(encoder, images), **options)):
+        assert [len(result["labels"]) for result in judge(IMAGES[:2])] == [5, 5]
+        assert [len(result["labels"]) for result in judge(IMAGES[:2], top_k=None)] == [8, 8]
     for top_k in (0, -1, 1.5, True, "2"):
-        with pytest.raises(ValueError, match="top_k must be a positive integer, but got"):
+        with pytest.raises(ValueError, match="`top_k` must be a positive integer, got"):
             detector(IMAGES, top_k=top_k)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("batch_size", [0, -3, 2.0, False])
 def test_batch_size_must_be_positive(encoder: DualEncoder, batch_size: Any) -> None:
-    with pytest.raises(ValueError, match="batch_size must be a positive integer, but got"):
+    with pytest.raises(ValueError, match="`batch_size` must be a positive integer, got"):
         OODDetector(encoder, LABELS)(IMAGES, batch_size=batch_size)
 
 
@@ -149,9 +157,9 @@ def test_settings_reach_the_score(encoder: DualEncoder) -> None:
     hot, cold = (OODDetector(encoder, LABELS, "mcm", temperature=t).score(IMAGES) for t in (1.0, 0.01))
     torch.testing.assert_close(hot, OODDetector(encoder, LABELS, "mcm").score(IMAGES))
     assert (cold < hot).all()
-    with pytest.raises(TypeError, match="method atd got the unknown setting temperature; it has none"):
+    with pytest.raises(TypeError, match="Method atd does not know `temperature`"):
         OODDetector(encoder, LABELS, "atd", temperature=1.0)
-    with pytest.raises(ValueError, match="temperature must be positive"):
+    with pytest.raises(ValueError, match="`temperature` must be positive"):
         OODDetector(encoder, LABELS, "mcm", temperature=0.0).score(IMAGES)
 
 
@@ -159,8 +167,8 @@ def test_plain_clip_says_which_methods_it_serves(tiny_clip: CLIPModel, tiny_proc
     for method in METHODS.values():
         if "no" in method.needs:
             message = (
-                f'method {method.name} needs a CLIPN model with a "no" text encoder, got CLIPModel; '
-                "use one of mcm, msp, max_logit, energy or CLIPNModel.from_clip"
+                f'Method {method.name} needs a CLIPN model with a "no" text encoder, got CLIPModel; '
+                "use a trained CLIPN, or one of mcm, msp, max_logit, energy."
             )
             with pytest.raises(ValueError, match=f"^{message}$"):
                 OODDetector(tiny_clip, LABELS, method.name, processor=tiny_processor)
@@ -224,15 +232,36 @@ def test_bad_templates(encoder: DualEncoder, templates: Any, error: type[Excepti
     ],
 )
 def test_bad_thresholds(encoder: DualEncoder, threshold: Any, error: type[Exception]) -> None:
-    with pytest.raises(error, match="threshold must be"):
+    with pytest.raises(error, match="`threshold` must be"):
         OODDetector(encoder, LABELS, threshold=threshold)
     detector = OODDetector(encoder, LABELS)
-    with pytest.raises(error, match="threshold must be"):
+    with pytest.raises(error, match="`threshold` must be"):
         detector.threshold = threshold
 
 
+@pytest.mark.parametrize(
+    ("name", "suggested"), [("treshold", "threshold"), ("hypothesis_template", "templates"), ("procesor", "processor")]
+)
+def test_misspelt_arguments(encoder: DualEncoder, name: str, suggested: str) -> None:
+    known = "`temperature`, `processor`, `templates`, `no_templates`, `threshold`, `device`, `dtype`"
+    with pytest.raises(
+        TypeError, match=rf"^Method mcm does not know `{name}`, did you mean `{suggested}`\? Known are: {known}\.$"
+    ):
+        OODDetector(encoder, LABELS, "mcm", **{name: 0.5})
+    with pytest.raises(TypeError, match=r"does not know `color`\. Known are"):
+        OODDetector(encoder, LABELS, "atd", color=1)
+
+
+def test_representation_is_short(encoder: DualEncoder, clipn_folder: Path) -> None:
+    assert repr(OODDetector(encoder, LABELS)) == "OODDetector('CLIPNModel', 4 labels, method='atd', threshold=None)"
+    detector = OODDetector(str(clipn_folder), LABELS, "mcm", threshold=0.5, device="cpu", temperature=2.0)
+    assert repr(detector) == (f"OODDetector('{clipn_folder}', 4 labels, method='mcm', threshold=0.5, temperature=2.0)")
+    detector = OODDetector(encoder, ["cat"], "ctw")
+    assert "1 label," in repr(detector)
+
+
 def test_unknown_method(encoder: DualEncoder) -> None:
-    with pytest.raises(ValueError, match="unknown method 'clipn'; the methods are atd, ctw"):
+    with pytest.raises(ValueError, match="`method` must be one of atd, ctw, .* got 'clipn'"):
         OODDetector(encoder, LABELS, "clipn")
 
 
@@ -244,9 +273,9 @@ def test_bad_arguments_are_found_before_a_model_is_loaded() -> None:
 
 def test_bad_embeddings(encoder: DualEncoder) -> None:
     detector = OODDetector(encoder, LABELS)
-    with pytest.raises(ValueError, match=r"shape \(images, 24\) for this model, but got \(2, 23\)"):
+    with pytest.raises(ValueError, match=r"shape \(images, 24\) for this model, got \(2, 23\)"):
         detector.score(torch.zeros(2, 23))
-    with pytest.raises(ValueError, match=r"shape \(images, 24\) for this model, but got \(24,\)"):
+    with pytest.raises(ValueError, match=r"shape \(images, 24\) for this model, got \(24,\)"):
         detector.results(torch.zeros(24))
     with pytest.raises(ValueError, match="NaN or infinite"):
         detector.score(np.full((2, 24), np.nan))
@@ -326,7 +355,10 @@ def test_every_kind_of_input(encoder: DualEncoder, tmp_path: Path) -> None:
     expected = detector.score(IMAGES)
     for kind, images in many_inputs(tmp_path).items():
         torch.testing.assert_close(detector.score(images, batch_size=3), expected, msg=lambda m, k=kind: f"{k}: {m}")
-    for single in (IMAGES[0], png(IMAGES[0]), tmp_path / "0.png", str(tmp_path / "0.png"), np.asarray(IMAGES[0])):
+    singles = [IMAGES[0], png(IMAGES[0]), tmp_path / "0.png", str(tmp_path / "0.png"), np.asarray(IMAGES[0])]
+    singles += [{"image": single} for single in singles]
+    singles += [{"image": {"bytes": png(IMAGES[0]), "path": None}}, {"bytes": None, "path": str(tmp_path / "0.png")}]
+    for single in singles:
         torch.testing.assert_close(detector.score(single), expected[:1])
         assert len(detector(single)) == 1
 
@@ -336,17 +368,6 @@ def test_no_images_give_no_results(encoder: DualEncoder) -> None:
     for nothing in ([], (), iter([]), Images([])):
         assert detector(nothing) == []
         assert detector.score(nothing).shape == (0,)
-
-
-def test_image_column_is_found_or_asked_for() -> None:
-    files = [png(IMAGES[0])]
-    dataset = as_dataset(files)
-    two = dataset.add_column("other", [{"bytes": files[0], "path": None}], feature=datasets.Image())
-    with pytest.raises(ValueError, match=r"several image columns \(picture, other\); keep one with select_columns"):
-        number_images(two)
-    assert isinstance(number_images(two.rename_column("other", "image")), NumberedImages)
-    with pytest.raises(ValueError, match=r"no image column among label; keep one"):
-        number_images(datasets.Dataset.from_dict({"label": [1]}))
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 8])
@@ -359,7 +380,7 @@ def test_broken_image_is_named(encoder: DualEncoder, tmp_path: Path, batch_size:
     for many in (files, iter(files), as_dataset(files), as_dataset(files).to_iterable_dataset()):
         with pytest.raises(ImageError, match=r"image 5 \(the 60 bytes given\)"):
             detector(many, batch_size=batch_size)
-    with pytest.raises(ImageError, match=r"cannot read .*missing\.png: there is no such file"):
+    with pytest.raises(ImageError, match=r"Cannot read .*missing\.png: there is no such file"):
         detector(missing)
     with pytest.raises(TypeError, match=r"image 1: .* got NoneType"):
         detector([IMAGES[0], None])

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import normalize
-from transformers import AutoModel, CLIPModel, CLIPProcessor, CLIPTextModel
+from transformers import AutoModel, CLIPModel, CLIPProcessor, CLIPTextModel, SiglipConfig, SiglipModel
 
 from clipn_hf import CLIPNModel, CLIPNProcessor, DualEncoder, IncompleteCheckpointError
 from clipn_hf.encoders import MAX_CACHED_LABEL_SETS, TEXT_BATCH_SIZE, AutoDualEncoder
@@ -69,9 +69,9 @@ def test_broken_image_is_named_by_its_position(tiny_clip: CLIPModel, tiny_proces
     encoder = DualEncoder(tiny_clip, tiny_processor)
     with pytest.raises(ImageError, match=r"image 8 \(the 5 bytes given\)"):
         encoder.pixel_values([noise(0), b"magic"], start=7)
-    with pytest.raises(ImageError, match=r"cannot read the 5 bytes given"):
+    with pytest.raises(ImageError, match=r"Cannot read the 5 bytes given"):
         encoder.pixel_values([b"magic"], start=None)
-    with pytest.raises(TypeError, match=r"image 1: .* got NoneType"):
+    with pytest.raises(TypeError, match=r"Cannot read image 1: .* got NoneType"):
         encoder.pixel_values([noise(0), None])  # type: ignore[list-item]
 
 
@@ -116,14 +116,14 @@ def test_templates_come_from_the_call_the_processor_or_the_model(
     clipn = CLIPNModel.from_clip(tiny_clip, templates=own)
     processor = CLIPNProcessor(tiny_processor.image_processor, tiny_processor.tokenizer, templates=other)
     called = embeddings(tiny_clip, tiny_processor, templates=other)[0]
-    torch.testing.assert_close(embeddings(clipn, processor)[0], called)
+    torch.testing.assert_close(embeddings(tiny_clip, processor)[0], called)
     torch.testing.assert_close(embeddings(clipn, tiny_processor, templates=other)[0], called)
     torch.testing.assert_close(
         embeddings(clipn, tiny_processor)[0], embeddings(tiny_clip, tiny_processor, templates=own)[0]
     )
     # Learnable "no" prompts read what the text encoder reads, hand-crafted ones their own pool.
     learnable = embeddings(clipn, tiny_processor, templates=other)[1]
-    torch.testing.assert_close(learnable, embeddings(clipn, processor)[1])
+    torch.testing.assert_close(learnable, embeddings(CLIPNModel.from_clip(tiny_clip, templates=other), processor)[1])
     handcrafted = CLIPNModel.from_clip(tiny_clip, no_prompt_type="handcrafted")
     pool = embeddings(handcrafted, tiny_processor)[1]
     torch.testing.assert_close(embeddings(handcrafted, tiny_processor, templates=other)[1], pool)
@@ -132,11 +132,45 @@ def test_templates_come_from_the_call_the_processor_or_the_model(
     assert not torch.allclose(given, pool)  # type: ignore[arg-type]
 
 
+def test_a_processor_without_templates_leaves_them_to_the_model(
+    tiny_clip: CLIPModel, tiny_processor: CLIPProcessor
+) -> None:
+    """As where a model with hand-crafted prompts is combined with the processor of the CLIP it was made of."""
+    model = CLIPNModel.from_clip(tiny_clip, no_prompt_type="handcrafted")
+    with torch.no_grad():
+        model.no_text_projection.weight *= torch.linspace(-1, 1, 32)
+    processor = CLIPNProcessor(tiny_processor.image_processor, tiny_processor.tokenizer)
+    assert processor.templates is processor.no_templates is None
+    encoder = DualEncoder(model, processor)
+    assert encoder.templates == list(DEFAULT_TEMPLATES)
+    assert encoder.no_templates == list(NO_TEMPLATES)
+    expected = encoder.class_embeddings(LABELS, DEFAULT_TEMPLATES, NO_TEMPLATES)[1]
+    assert torch.equal(encoder.class_embeddings(LABELS)[1], expected)  # type: ignore[arg-type]
+    assert not torch.allclose(encoder.class_embeddings(LABELS, no_templates=DEFAULT_TEMPLATES)[1], expected)  # type: ignore[arg-type]
+    assert DualEncoder(tiny_clip, tiny_processor).templates == list(DEFAULT_TEMPLATES)
+
+
+def test_model_and_processor_must_agree_on_templates(tiny_clip: CLIPModel, tiny_processor: CLIPProcessor) -> None:
+    model = CLIPNModel.from_clip(tiny_clip, no_prompt_type="handcrafted")
+    parts = tiny_processor.image_processor, tiny_processor.tokenizer
+    with pytest.raises(
+        ValueError,
+        match=r"disagree on `templates`.* model has \['a photo of a .*, the processor \['the \{\}'\]\. Set "
+        r"`processor\.templates = None`",
+    ):
+        DualEncoder(model, CLIPNProcessor(*parts, templates=["the {}"]))
+    processor = CLIPNProcessor(*parts, templates=DEFAULT_TEMPLATES, no_templates=DEFAULT_TEMPLATES)
+    with pytest.raises(ValueError, match=r"disagree on `no_templates`"):
+        DualEncoder(model, processor)
+    processor.no_templates = None
+    assert DualEncoder(model, processor).no_templates == list(NO_TEMPLATES)
+
+
 def test_clip_has_no_no_encoder(tiny_clip: CLIPModel, tiny_processor: CLIPProcessor) -> None:
     encoder = DualEncoder(tiny_clip, tiny_processor)
     assert not encoder.has_no_encoder
     assert encoder.class_embeddings(LABELS)[1] is None
-    with pytest.raises(TypeError, match=r'CLIPModel has no "no" text encoder.*from_clip'):
+    with pytest.raises(TypeError, match=r'CLIPModel has no "no" text encoder; use a trained CLIPN'):
         encoder.no_text_embeddings(["a cat"])
 
 
@@ -220,7 +254,7 @@ def test_computes_in_float32_on_a_cpu(clipn_folder: Path, tmp_path: Path, caplog
 
 @pytest.mark.parametrize("dtype", ["int64", "float23", torch.int8, 16])
 def test_dtype_must_be_floating_point(tiny_clip: CLIPModel, tiny_processor: CLIPProcessor, dtype: Any) -> None:
-    with pytest.raises(ValueError, match=r"floating-point type such as torch\.float16, but got"):
+    with pytest.raises(ValueError, match=r"floating-point type such as torch\.float16 .*, got"):
         DualEncoder(tiny_clip, tiny_processor, dtype=dtype)
 
 
@@ -236,7 +270,7 @@ def test_logit_scale_is_that_of_the_checkpoint(tiny_clip: CLIPModel, tiny_proces
     assert DualEncoder(tiny_clip, tiny_processor).logit_scale == pytest.approx(tiny_clip.logit_scale.exp().item())
     with torch.no_grad():
         tiny_clip.logit_scale.fill_(float("nan"))
-    with pytest.raises(ValueError, match=r"exp\(logit_scale\) of the checkpoint is nan"):
+    with pytest.raises(ValueError, match=r"`exp\(logit_scale\)` of the checkpoint is nan"):
         DualEncoder(tiny_clip, tiny_processor)
 
 
@@ -245,12 +279,12 @@ def test_damaged_weights_are_named(tiny_clipn: CLIPNModel, tiny_processor: CLIPP
     with torch.no_grad():
         tiny_clipn.no_text_projection.weight[0, 0] = float("nan")
     encoder.class_embeddings(LABELS, use_no_encoder=False)
-    with pytest.raises(ValueError, match=r'the "no" text embeddings are not finite.*no_text_projection\.weight'):
+    with pytest.raises(ValueError, match=r'The "no" text embeddings are not finite.*no_text_projection\.weight'):
         encoder.class_embeddings(LABELS)
     with torch.no_grad():
         tiny_clipn.visual_projection.weight.fill_(float("inf"))
     with pytest.raises(
-        ValueError, match=r"the image embeddings .*no_text_projection\.weight|visual_projection\.weight"
+        ValueError, match=r"The image embeddings .*(no_text_projection\.weight|visual_projection\.weight)"
     ):
         encoder.image_embeddings(encoder.pixel_values([noise(0)]))
 
@@ -269,13 +303,23 @@ def test_missing_weights_are_an_error(clip_folder: Path, clipn_folder: Path, tmp
     folder = edit_weights(
         clip_folder, tmp_path / "clip", lambda w: {name: weight for name, weight in w.items() if name != drop}
     )
-    with pytest.raises(IncompleteCheckpointError, match=rf"lacks weights of CLIPModel: {drop}; download"):
+    with pytest.raises(IncompleteCheckpointError, match=rf"lacks weights of CLIPModel: {drop}\. Download"):
         load(folder)
     folder = edit_weights(
         clipn_folder, tmp_path / "clipn", lambda w: {name: weight for name, weight in w.items() if "no_" not in name}
     )
-    with pytest.raises(IncompleteCheckpointError, match=r"CLIPNModel: no_text_model\..* and \d+ more; .*from_clip"):
+    with pytest.raises(
+        IncompleteCheckpointError,
+        match=r"CLIPNModel: no_text_model\..* and \d+ more\. Use a trained CLIPN, such as .*from_clip",
+    ):
         load(folder)
+
+
+def test_other_dual_encoders_are_refused(tiny_processor: CLIPProcessor) -> None:
+    tower = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = SiglipConfig(text_config={**tower, "vocab_size": 600}, vision_config={**tower, "image_size": 32})
+    with pytest.raises(TypeError, match="SiglipModel is no CLIP, .*give a CLIPModel, a CLIPNModel or one with"):
+        DualEncoder(SiglipModel(config), tiny_processor)
 
 
 def test_models_without_two_encoders_are_refused(tiny_clip: CLIPModel, tiny_processor: CLIPProcessor) -> None:
@@ -301,6 +345,56 @@ def test_without_a_model_the_embedded_one_is_loaded(
     (record,) = caplog.records
     assert "embedded clipn-tiny" in record.getMessage()
     assert "openai/clip-vit-base-patch16" in record.getMessage()
+
+
+def test_a_missing_embedded_checkpoint_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(sys.modules["clipn_hf.encoders"], "EMBEDDED_CHECKPOINT", str(tmp_path / "gone"))
+    with pytest.raises(FileNotFoundError, match=r"this installation of clipn-hf is incomplete\. Install it again"):
+        DualEncoder.from_pretrained()
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("size", [(20000, 1), (1, 20001), (33 * 5, 5), (5, 40 * 5 + 1)])
+def test_long_images_are_cut_before_they_are_resized(
+    tiny_clip: CLIPModel, tiny_processor: CLIPProcessor, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = DualEncoder(tiny_clip, tiny_processor)
+    image = noise(0, size[::-1])
+    expected = tiny_processor.image_processor([image], return_tensors="pt")["pixel_values"]
+    seen: list[tuple[int, int]] = []
+    preprocess = tiny_processor.image_processor.preprocess
+
+    def spy(image: Image.Image, **kwargs: Any) -> Any:
+        seen.append(image.size)
+        return preprocess(image, **kwargs)
+
+    monkeypatch.setattr(tiny_processor.image_processor, "preprocess", spy)
+    found = encoder.pixel_values([image])
+    (shape,) = seen
+    assert max(shape) <= 33 * min(shape) < max(size) + 1
+    # In units of a standard deviation of all pixels. Where whole pixels are enlarged, not a single value differs.
+    torch.testing.assert_close(found, expected, rtol=0, atol=0 if 1 in size else 0.2)
+
+
+@pytest.mark.parametrize("size", [(160, 5), (40, 36), (1, 32), (3, 3)])
+def test_other_images_are_resized_as_a_whole(
+    tiny_clip: CLIPModel, tiny_processor: CLIPProcessor, size: tuple[int, int]
+) -> None:
+    image_processor = tiny_processor.image_processor
+    images = [noise(0, size[::-1]), noise(1)]
+    expected = image_processor(images, return_tensors="pt")["pixel_values"]
+    assert torch.equal(DualEncoder(tiny_clip, tiny_processor).pixel_values(images), expected)
+
+
+def test_long_images_stay_whole_for_processors_that_use_them_whole(
+    tiny_clip: CLIPModel, tiny_processor: CLIPProcessor
+) -> None:
+    image_processor = tiny_processor.image_processor
+    image_processor.size, image_processor.do_center_crop = {"height": 32, "width": 32}, False
+    expected = image_processor([noise(0, (2, 200))], return_tensors="pt")["pixel_values"]
+    assert torch.equal(DualEncoder(tiny_clip, tiny_processor).pixel_values([noise(0, (2, 200))]), expected)
 
 
 @pytest.mark.gpu

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
 from clipn_hf import images
-from clipn_hf.images import ImageError, find_images, load_image
+from clipn_hf.images import ImageError, NumberedImages, find_images, image_of, load_image, number_images, undecoded
 
 CORNERS = np.zeros((8, 12, 3), dtype=np.uint8)
 CORNERS[:4, :6] = (250, 0, 0)
@@ -281,7 +282,7 @@ def test_damage_gives_a_picture_or_an_image_error(format: str, data: st.DataObje
 
 def test_errors_survive_the_way_between_processes() -> None:
     error = pickle.loads(pickle.dumps(ImageError("a.png", "it is empty.")))
-    assert (error.source, error.reason, str(error)) == ("a.png", "it is empty.", "cannot read a.png: it is empty.")
+    assert (error.source, error.reason, str(error)) == ("a.png", "it is empty.", "Cannot read a.png: it is empty.")
 
 
 # The web
@@ -401,3 +402,64 @@ def test_a_folder_that_cannot_be_listed(folder: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(ImageError, match=r"deep: the folder cannot be listed \(Permission denied\)"):
         find_images(["deep"])
+
+
+# Many pictures
+
+
+def as_dataset(**columns: list[bytes]) -> datasets.Dataset:
+    features = datasets.Features({name: datasets.Image() for name in columns})
+    rows = {name: [{"bytes": data, "path": None} for data in files] for name, files in columns.items()}
+    return datasets.Dataset.from_dict(rows, features=features)
+
+
+def test_image_column_is_found_or_asked_for() -> None:
+    two = as_dataset(picture=[PNG], other=[PNG])
+    message = (
+        r"several image columns \(picture, other\); keep one with `select_columns\(\)` or rename it to 'image'\.$"
+    )
+    with pytest.raises(ValueError, match=message):
+        number_images(two)
+    assert isinstance(number_images(two.rename_column("other", "image")), NumberedImages)
+    with pytest.raises(ValueError, match=r"no image column among label; keep one"):
+        number_images(datasets.Dataset.from_dict({"label": [1]}))
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        "a.png",
+        {"image": "a.png"},
+        {"image": {"bytes": None, "path": "a.png"}},
+        {"bytes": None, "path": "a.png"},
+        {"bytes": "a.png", "path": "elsewhere.png"},
+    ],
+)
+def test_image_of_an_item(item: object) -> None:
+    assert image_of(item) == "a.png"
+
+
+def test_image_of_a_named_column() -> None:
+    row = {"picture": {"bytes": None, "path": "a.png"}, "image": "b.png"}
+    assert image_of(row, "picture") == "a.png"
+    assert image_of(row) == "b.png"
+
+
+def test_undecoded_leaves_reading_to_load_image() -> None:
+    damaged = as_dataset(picture=[PNG, b"magic"])
+    for dataset in (damaged, damaged.to_iterable_dataset()):
+        first, second = undecoded(dataset, "picture")
+        np.testing.assert_array_equal(np.asarray(load_image(image_of(first, "picture"))), CORNERS)
+        assert image_of(second, "picture") == b"magic"
+    plain = datasets.Dataset.from_dict({"image": ["a.png"]})
+    assert undecoded(plain, "image") is plain
+
+
+def test_positions_beyond_the_images_are_refused() -> None:
+    numbered = number_images(["a.png", {"image": "b.png"}])
+    assert isinstance(numbered, NumberedImages)
+    assert list(numbered) == [(0, "a.png"), (1, "b.png")]
+    for position in (2, -1):
+        with pytest.raises(IndexError, match="only 0 to 1"):
+            numbered[position]
+    assert number_images("a.png") is number_images(io.BytesIO(PNG)) is number_images({"image": "a.png"}) is None

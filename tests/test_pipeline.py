@@ -2,11 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The pipeline: every input kind and checkpoint kind, the same answers as the detector."""
 
+import importlib
 import io
 import json
 import logging
 import shutil
 import sys
+import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from huggingface_hub import ModelCard
 from peft import LoraConfig, get_peft_model
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -71,6 +74,12 @@ def test_import_registers_the_task() -> None:
     _, task, _ = PIPELINE_REGISTRY.check_task("ood-detection")
     assert task["impl"] is OODPipeline
     assert task["default"] == {"model": (EMBEDDED_CHECKPOINT, None)}
+    # The function, not the module of the same name.
+    importlib.import_module("clipn_hf.pipeline")
+    assert clipn_hf.pipeline is transformers.pipeline
+    assert set(clipn_hf.__all__) <= set(dir(clipn_hf))
+    with pytest.raises(AttributeError, match="has no attribute 'pipelines'"):
+        clipn_hf.pipelines  # noqa: B018
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -97,6 +106,8 @@ def test_one_image_gives_a_record_many_a_list_and_a_stream_an_iterator(pipe: OOD
     for single in (IMAGES[0], paths[0], str(paths[0]), files[0], bytearray(files[0]), memoryview(files[0])):
         assert_same([pipe(single, candidate_labels=LABELS)], expected[:1])
     assert_same([pipe(io.BytesIO(files[0]), candidate_labels=LABELS)], expected[:1])
+    for single in ({"image": IMAGES[0], "label": 3}, {"image": {"bytes": files[0], "path": None}}):
+        assert_same([pipe(single, candidate_labels=LABELS)], expected[:1])
     for many in (paths, files, tuple(IMAGES), [paths[0], str(paths[1]), files[2], *IMAGES[3:]]):
         results = pipe(many, candidate_labels=LABELS, batch_size=2)
         assert isinstance(results, list)
@@ -195,6 +206,28 @@ def test_options_can_be_given_once_for_all_calls(tiny_clip: CLIPModel, tiny_proc
     assert_same(pipe(IMAGES), expected)
 
 
+def test_five_labels_are_listed_unless_told_otherwise(pipe: OODPipeline) -> None:
+    labels = [f"{label} {number}" for label in LABELS for number in range(2)]
+    assert len(pipe(IMAGES[0], labels)["labels"]) == 5
+    assert len(pipe(IMAGES[0], labels, top_k=7)["labels"]) == 7
+    assert len(pipe(IMAGES[0], labels, top_k=None)["labels"]) == 8
+    assert len(pipe(IMAGES[0], LABELS)["labels"]) == 4
+
+
+def test_misspelt_options_are_found_when_the_pipeline_is_made(
+    tiny_clipn: CLIPNModel, tiny_processor: CLIPProcessor
+) -> None:
+    for options, message in (
+        (
+            {"treshold": 0.5},
+            r"^OODPipeline does not know `treshold`, did you mean `threshold`\? Known are: `candidate_",
+        ),
+        ({"hypothesis_template": "a {}"}, r"did you mean `templates`\?"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            pipeline("ood-detection", model=tiny_clipn, processor=tiny_processor, device="cpu", **options)
+
+
 def test_tokenizer_and_image_processor_are_enough(
     pipe: OODPipeline, tiny_clipn: CLIPNModel, tiny_processor: CLIPProcessor
 ) -> None:
@@ -207,24 +240,28 @@ def test_tokenizer_and_image_processor_are_enough(
 
 def test_missing_verdict_is_explained_once_per_call(pipe: OODPipeline, caplog: pytest.LogCaptureFixture) -> None:
     assert [result["is_ood"] for result in pipe(IMAGES, candidate_labels=LABELS, method="energy")] == [None] * 5
-    assert [record.getMessage()[:14] for record in caplog.records] == ["is_ood is None"]
+    assert [record.getMessage()[:14] for record in caplog.records] == ["`is_ood` is No"]
 
 
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({}, ValueError, "candidate_labels is missing"),
-        ({"candidate_labels": []}, ValueError, "is empty"),
-        ({"candidate_labels": ["cat", "cat"]}, ValueError, "'cat' twice"),
-        ({"candidate_labels": "cat, dog"}, TypeError, "list of strings"),
-        ({"candidate_labels": ["cat", None]}, TypeError, "must be a string, got NoneType"),
+        ({}, ValueError, "`candidate_labels` is missing; name"),
+        ({"candidate_labels": []}, ValueError, "^`candidate_labels` is empty"),
+        ({"candidate_labels": ["cat", "cat"]}, ValueError, "^`candidate_labels` contains 'cat' twice"),
+        ({"candidate_labels": "cat, dog"}, TypeError, "^`candidate_labels` must be a list of strings"),
+        ({"candidate_labels": ["cat", None]}, TypeError, r"^`candidate_labels\[1\]` must be a string, got NoneType"),
         ({"candidate_labels": ["cat"], "method": "msp"}, ValueError, "needs at least 2 labels"),
-        ({"candidate_labels": LABELS, "method": "nonsense"}, ValueError, "unknown method 'nonsense'"),
-        ({"candidate_labels": LABELS, "threshold": float("nan")}, ValueError, "threshold must be finite"),
+        ({"candidate_labels": LABELS, "method": "nonsense"}, ValueError, "`method` must be one of .* got 'nonsense'"),
+        ({"candidate_labels": LABELS, "threshold": float("nan")}, ValueError, "`threshold` must be finite"),
         ({"candidate_labels": LABELS, "templates": ["photo"]}, ValueError, "must contain `{}`"),
-        ({"candidate_labels": LABELS, "top_k": 0}, ValueError, "top_k must be a positive integer"),
-        ({"candidate_labels": LABELS, "batch_size": 0}, ValueError, "batch_size must be a positive integer"),
-        ({"candidate_labels": LABELS, "treshold": 0.5}, TypeError, "unknown setting treshold"),
+        ({"candidate_labels": LABELS, "top_k": 0}, ValueError, "`top_k` must be a positive integer"),
+        ({"candidate_labels": LABELS, "batch_size": 0}, ValueError, "`batch_size` must be a positive integer"),
+        ({"candidate_labels": LABELS, "treshold": 0.5}, TypeError, r"`treshold`, did you mean `threshold`\?"),
+        ({"candidate_labels": LABELS, "hypothesis_template": "a {}"}, TypeError, r"did you mean `templates`\?"),
+        ({"candidate_labels": LABELS, "device": "cpu"}, TypeError, "does not know `device`.* `batch_size`"),
+        ({"candidate_label": LABELS}, TypeError, r"did you mean `candidate_labels`\?"),
+        ({"candidate_labels": LABELS, "temperature": 2.0}, TypeError, "Method atd does not know `temperature`"),
     ],
 )
 def test_bad_options(pipe: OODPipeline, options: dict[str, Any], error: type[Exception], message: str) -> None:
@@ -240,19 +277,19 @@ def test_broken_image_is_named(pipe: OODPipeline, tmp_path: Path, batch_size: in
         pipe([*IMAGES[:2], missing], candidate_labels=LABELS, batch_size=batch_size)
     with pytest.raises(ImageError, match=r"image 1 \(the 5 bytes given\)"):
         list(pipe(iter([IMAGES[0], b"magic"]), candidate_labels=LABELS, batch_size=batch_size))
-    with pytest.raises(ImageError, match=r"cannot read .*missing\.png"):
+    with pytest.raises(ImageError, match=r"Cannot read .*missing\.png"):
         pipe(missing, candidate_labels=LABELS)
     rows = [{"bytes": data, "path": None} for data in (png(IMAGES[0]), b"magic")]
     dataset = datasets.Dataset.from_dict({"picture": rows}, features=datasets.Features({"picture": datasets.Image()}))
     for many in (dataset, KeyDataset(dataset, "picture")):
-        with pytest.raises(ImageError, match="cannot read image 1"):
+        with pytest.raises(ImageError, match="Cannot read image 1"):
             list(pipe(many, candidate_labels=LABELS, batch_size=batch_size))
 
 
 def test_plain_clip(clip_folder: Path) -> None:
     pipe = pipeline("ood-detection", model=str(clip_folder), device="cpu")
     assert type(pipe.model) is CLIPModel
-    with pytest.raises(ValueError, match=r"method atd needs a CLIPN model .* got CLIPModel; use one of mcm"):
+    with pytest.raises(ValueError, match=r"Method atd needs a CLIPN model .* got CLIPModel; use a trained CLIPN"):
         pipe(IMAGES, candidate_labels=LABELS)
     for method in ("mcm", "msp", "max_logit", "energy"):
         assert len(pipe(IMAGES, candidate_labels=LABELS, method=method)) == 5
@@ -273,6 +310,54 @@ def test_save_and_load_again(folder: str, method: str, tmp_path: Path, request: 
     assert again(IMAGES, candidate_labels=LABELS, method=method) == expected
 
 
+class FakeHub:
+    """Stands in for `HfApi`: keeps what is committed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.commits: list[dict[str, Any]] = []
+        self.repos: list[tuple[str, dict[str, Any]]] = []
+
+    def create_repo(self, repo_id: str, **options: Any) -> Any:
+        self.repos.append((repo_id, options))
+        return types.SimpleNamespace(repo_id=f"someone/{repo_id}")
+
+    def create_commit(self, operations: list[Any], **options: Any) -> str:
+        for operation in operations:
+            (self.folder / operation.path_in_repo).write_bytes(Path(operation.path_or_fileobj).read_bytes())
+        self.commits.append(options)
+        return "https://example.org/commit"
+
+
+@pytest.mark.parametrize("by", ["save_pretrained", "push_to_hub"])
+def test_publishing_takes_one_commit(
+    clipn_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    hub = FakeHub(tmp_path / "hub")
+    hub.folder.mkdir()
+    monkeypatch.setattr(transformers.utils.hub, "hf_api", lambda *_, **__: hub)
+    card = ModelCard("---\nlibrary_name: transformers\n---\n")
+    monkeypatch.setattr(transformers.utils.hub, "create_and_tag_model_card", lambda *_, **__: card)
+    pipe = pipeline("ood-detection", model=str(clipn_folder), device="cpu")
+    if by == "push_to_hub":
+        pipe.push_to_hub("detector", private=True, commit_message="Here it is")
+    else:
+        saved = tmp_path / "detector"
+        pipe.save_pretrained(saved, push_to_hub=True, private=True, commit_message="Here it is", max_shard_size="1MB")
+        assert (saved / "model.safetensors").is_file()
+        pipe.save_pretrained(saved, push_to_hub=True, repo_id="other")
+        assert [name for name, _ in hub.repos] == ["detector", "other"]
+        assert hub.commits.pop()["repo_id"] == "someone/other"
+    (commit,) = hub.commits
+    assert commit["repo_id"] == "someone/detector"
+    assert commit["commit_message"] == "Here it is"
+    assert hub.repos[0][1]["private"] is True
+    assert not list(hub.folder.glob("*.py"))
+    again = pipeline("ood-detection", model=str(hub.folder), device="cpu")
+    assert type(again.processor) is type(pipe.processor)
+    assert again(IMAGES, candidate_labels=LABELS) == pipe(IMAGES, candidate_labels=LABELS)
+
+
 @pytest.mark.parametrize("dtype", ["auto", torch.float16])
 def test_computes_in_float32_on_a_cpu(clipn_folder: Path, tmp_path: Path, dtype: Any) -> None:
     model = CLIPNModel.from_pretrained(clipn_folder, dtype=torch.float16)
@@ -286,7 +371,7 @@ def test_computes_in_float32_on_a_cpu(clipn_folder: Path, tmp_path: Path, dtype:
 
 
 def test_missing_weights_are_an_error(clip_folder: Path, clipn_folder: Path, tmp_path: Path) -> None:
-    for source, part, advice in ((clip_folder, "visual_projection", "download"), (clipn_folder, "no_", "from_clip")):
+    for source, part, advice in ((clip_folder, "visual_projection", "Download"), (clipn_folder, "no_", "from_clip")):
         folder = tmp_path / source.name
         shutil.copytree(source, folder)
         weights = {n: w for n, w in load_file(folder / "model.safetensors").items() if part not in n}
@@ -344,6 +429,11 @@ def test_without_a_model_the_embedded_one_is_used(clipn_folder: Path, monkeypatc
     finally:
         logger.removeHandler(handler)
     assert [record.getMessage() for record in records] == [EMBEDDED_NOTICE]
+    # Nothing else is touched, whatever it mentions.
+    for message in ("Device set to use cpu", f"{clipn_folder} could not be loaded", "No model was supplied, so what?"):
+        record = logging.LogRecord("transformers.pipelines", logging.WARNING, "", 0, message, (), None)
+        assert logging.getLogger("transformers.pipelines").filter(record)
+        assert record.getMessage() == message
     assert "\n" not in EMBEDDED_NOTICE
     assert pipe(IMAGES[0], candidate_labels=LABELS)["method"] == "atd"
 

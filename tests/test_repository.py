@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.metadata
+import importlib.util
 import os
 import re
 import shutil
@@ -109,6 +111,56 @@ def test_torchvision_is_never_imported() -> None:
     pattern = re.compile(r"^\s*(?:import|from) torchvision\b", flags=re.MULTILINE)
     importing = [relative(path) for path in PYTHON_FILES if pattern.search(path.read_text(encoding="utf-8"))]
     assert not importing
+
+
+# What each part of the package may import of the others. `TYPE_CHECKING` blocks count, too.
+IMPORTS: dict[str, set[str]] = {
+    "files": set(),
+    "prompts": set(),
+    "dtypes": set(),
+    "images": set(),
+    "scores": set(),
+    "evaluation.metrics": set(),
+    "methods": {"scores"},
+    "modeling": {"dtypes", "files", "prompts"},
+    "loading": {"modeling"},
+    "encoders": {"dtypes", "images", "loading", "modeling", "prompts"},
+    "detector": {"encoders", "images", "methods", "prompts"},
+    "pipeline": {"detector", "encoders", "images", "methods", "prompts"},
+}
+TENSOR_LIBRARIES = {"torch", "numpy", "sklearn"}
+
+
+def imported_modules(path: Path) -> set[str]:
+    """Full names of all modules that a file of the package imports anywhere in it."""
+    inside = path.relative_to(ROOT / "src").with_suffix("").parts
+    package = ".".join(inside[:-1])
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            module = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
+            # `from . import name` and `from clipn_hf import name` may name modules.
+            found |= {f"{module}.{alias.name}" for alias in node.names} if "." not in module else {module}
+    return found
+
+
+@pytest.mark.parametrize("part", IMPORTS)
+def test_imports_point_one_way(part: str) -> None:
+    base = ROOT / "src" / "clipn_hf" / part.replace(".", "/")
+    files = sorted(base.rglob("*.py")) if base.is_dir() else [base.with_suffix(".py")]
+    assert files
+    allowed = {f"clipn_hf.{name}" for name in (part, *IMPORTS[part])}
+    for file in files:
+        for module in imported_modules(file):
+            if module.startswith("clipn_hf"):
+                assert any(f"{module}.".startswith(f"{name}.") for name in allowed), (
+                    f"{relative(file)} imports {module}"
+                )
+            elif part in ("scores", "evaluation.metrics"):
+                root = module.split(".")[0]
+                assert root in TENSOR_LIBRARIES | set(sys.stdlib_module_names), f"{relative(file)} imports {module}"
 
 
 def test_version_is_the_same_everywhere() -> None:

@@ -7,25 +7,21 @@
 Every key of the recipe is an argument of the same name, and arguments on the command line come before the recipe.
 """
 
-import argparse
-import difflib
-import json
-import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-import yaml
 from accelerate.utils import gather_object
-from transformers import AutoConfig, CLIPProcessor, HfArgumentParser
+from transformers import AutoConfig, CLIPProcessor
 from transformers.utils import logging
 
 from clipn_hf import CLIPNConfig, CLIPNModel, CLIPNProcessor
-from clipn_hf.training import CLIPNTrainer, CLIPNTrainingArguments
-from clipn_hf.training.data import (
+from clipn_hf.script_arguments import parse_with_config
+from clipn_hf.training import (
     Augmentation,
+    CLIPNTrainer,
+    CLIPNTrainingArguments,
     ImageTextCollator,
     ImageTextDataset,
     get_image_size,
@@ -88,12 +84,19 @@ class DataArguments:
     shuffle_buffer: int = field(default=2000, metadata={"help": "Rows among which a stream is shuffled."})
 
     augment: bool | None = field(
-        default=None, metadata={"help": "Crop and flip training images. Default: yes, except with one cached view."}
+        default=None, metadata={"help": "Vary training images at random. Default: yes, except with one cached view."}
     )
     crop_scale: list[float] = field(
         default_factory=lambda: [0.9, 1.0], metadata={"help": "Smallest and largest share of the area that is kept."}
     )
     flip_probability: float = field(default=0.0, metadata={"help": "Probability of a horizontal flip."})
+    color_jitter: float = field(
+        default=0.0,
+        metadata={
+            "help": "Brightness, contrast and saturation are multiplied by up to this much more or less than 1."
+        },
+    )
+    grayscale_probability: float = field(default=0.0, metadata={"help": "Probability that colours become grey."})
 
     eval_dataset: list[str] | None = field(
         default=None, metadata={"help": "Pairs, in the same columns, on which the losses are evaluated."}
@@ -128,61 +131,19 @@ class CardArguments:
 Arguments = tuple[ModelArguments, DataArguments, CardArguments, CLIPNTrainingArguments]
 
 
-def parse_arguments(arguments: Sequence[str]) -> Arguments:
-    """Recipe and command line to arguments; ends the program with a message where they are wrong."""
-    parser = HfArgumentParser(
+def parse_arguments(argv: Sequence[str] | None = None) -> Arguments:
+    """Parse the command line and the recipe; end the program with a message where they are wrong."""
+    model_args, data_args, card_args, training_args = parse_with_config(
         [ModelArguments, DataArguments, CardArguments, CLIPNTrainingArguments],
+        argv,
         description=__doc__,
         usage="%(prog)s --config RECIPE.yaml [--argument value ...]",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        allow_abbrev=False,
     )
-    parser.add_argument("--config", help="YAML file with values for any of the other arguments")
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--config")
-    known, rest = first.parse_known_args(arguments)
-    options: list[str] = []
-    if known.config is not None:
-        names = {item.name for kind in parser.dataclass_types for item in fields(kind) if item.init}
-        try:
-            options = read_recipe(known.config, names)
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            parser.error(f"cannot use {known.config}: {error}")
-    # options of the recipe come first, so that the same ones on the command line replace them
-    *parsed, _, unknown = parser.parse_args_into_dataclasses(
-        [*options, *rest], return_remaining_strings=True, look_for_args_file=False
-    )
-    if unknown:
-        parser.error(f"unknown arguments: {' '.join(unknown)}")
-    return tuple(parsed)
-
-
-def read_recipe(path: str, names: set[str]) -> list[str]:
-    """The keys of a YAML file as options of the command line, which checks and converts them.
-
-    Raises:
-        OSError: The file cannot be read.
-        ValueError: It has a key that is not in `names`, or is no mapping.
-    """
-    recipe = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    if not isinstance(recipe, Mapping):
-        raise ValueError(f"expected lines of the form 'argument: value', got {type(recipe).__name__}")
-    options = []
-    for key, value in recipe.items():
-        if key not in names:
-            close = difflib.get_close_matches(str(key), names, n=1)
-            raise ValueError(f"unknown key {key!r}{f', did you mean {close[0]!r}?' if close else ''}")
-        if isinstance(value, list):
-            options += [f"--{key}", *map(str, value)]
-        elif isinstance(value, Mapping):
-            options.append(f"--{key}={json.dumps(value)}")
-        elif value is not None:
-            options.append(f"--{key}={value}")
-    return options
+    return model_args, data_args, card_args, training_args
 
 
 def parse_filter(conditions: Sequence[str] | None) -> dict[str, list[str]]:
-    """`["style=noto,noto-v1"]` as `{"style": ["noto", "noto-v1"]}`.
+    """Parse conditions: `["style=noto,noto-v1"]` is `{"style": ["noto", "noto-v1"]}`.
 
     Raises:
         ValueError: A condition without `=`.
@@ -191,13 +152,13 @@ def parse_filter(conditions: Sequence[str] | None) -> dict[str, list[str]]:
     for condition in conditions or []:
         column, equals, values = condition.partition("=")
         if not equals or not column:
-            raise ValueError(f"a filter has the form column=value or column=value,value, got {condition!r}")
+            raise ValueError(f"A filter has the form column=value or column=value,value, got {condition!r}.")
         filters.setdefault(column.strip(), []).extend(value.strip() for value in values.split(","))
     return filters
 
 
 def load_model(args: ModelArguments) -> tuple[CLIPNModel, CLIPNProcessor]:
-    """The model in float32 and its processor.
+    """Load or make the model, in float32, and its processor.
 
     Raises:
         ValueError: The checkpoint is neither a CLIP nor a CLIPN, or a CLIPN other than the arguments say.
@@ -211,26 +172,21 @@ def load_model(args: ModelArguments) -> tuple[CLIPNModel, CLIPNProcessor]:
         for name, value in wanted.items():
             if getattr(model.config, name) != value:
                 raise ValueError(
-                    f"{source} is a CLIPN with {name}={getattr(model.config, name)!r}, but {value!r} was asked for; "
-                    f"leave {name} out or start from a CLIP"
+                    f"{source} is a CLIPN with `{name}={getattr(model.config, name)!r}`, but {value!r} was asked for; "
+                    f"leave `{name}` out or start from a CLIP."
                 )
     else:
         model = CLIPNModel.from_clip(source, **wanted)
         clip = CLIPProcessor.from_pretrained(source)
-        processor = CLIPNProcessor(
-            clip.image_processor,
-            clip.tokenizer,
-            templates=model.config.templates,
-            no_templates=model.config.no_templates,
-        )
-    # tokenizers that do not say how long a text may be would let captions run past the last position
+        processor = CLIPNProcessor(clip.image_processor, clip.tokenizer)
+    # Tokenizers that do not say how long a text may be would let captions run past the last position
     positions = model.config.text_config.max_position_embeddings
     processor.tokenizer.model_max_length = min(processor.tokenizer.model_max_length, positions)
     return model, processor
 
 
 def load_data(args: DataArguments, training_args: CLIPNTrainingArguments, processor: CLIPNProcessor) -> dict[str, Any]:
-    """The data sets of [`CLIPNTrainer`], by the names of its arguments; those that are not asked for are None."""
+    """Load the data sets of [`CLIPNTrainer`], by the names of its arguments; None for those that are not asked for."""
     columns = {
         "image_column": args.image_column,
         "caption_columns": args.caption_columns,
@@ -241,8 +197,10 @@ def load_data(args: DataArguments, training_args: CLIPNTrainingArguments, proces
     if args.augment if args.augment is not None else training_args.num_cached_views != 1:
         augmentation = Augmentation(
             get_image_size(processor.image_processor),
-            crop_scale=(args.crop_scale[0], args.crop_scale[-1]),
+            crop_scale=(args.crop_scale[0], args.crop_scale[1]),
             flip_probability=args.flip_probability,
+            color_jitter=args.color_jitter,
+            grayscale_probability=args.grayscale_probability,
         )
     data: dict[str, Any] = dict.fromkeys(("train_dataset", "eval_dataset", "id_dataset", "ood_dataset"))
     data["train_dataset"] = load_image_text_dataset(
@@ -283,21 +241,28 @@ def load_data(args: DataArguments, training_args: CLIPNTrainingArguments, proces
 
 
 def check_arguments(args: DataArguments, training_args: CLIPNTrainingArguments) -> None:
-    """Finds contradictions before anything is loaded.
+    """Find contradictions before anything is loaded.
 
     Raises:
         ValueError: There is one.
     """
     if args.streaming and training_args.max_steps <= 0:
-        raise ValueError("a stream has no length, so streaming needs max_steps, the number of steps to train")
+        raise ValueError("A stream has no length, so `streaming` needs `max_steps`, the number of steps to train.")
     if bool(args.id_dataset) != bool(args.ood_dataset):
-        raise ValueError("id_dataset and ood_dataset belong together, got only one of them")
-    if args.id_dataset and not args.eval_dataset:
-        raise ValueError("id_dataset and ood_dataset are evaluated together with eval_dataset, which is missing")
+        missing = "ood_dataset" if args.id_dataset else "id_dataset"
+        raise ValueError(f"`id_dataset` and `ood_dataset` belong together; give `{missing}`, too.")
+    if len(args.crop_scale) != 2:
+        raise ValueError(f"`crop_scale` takes two numbers, the smallest and the largest share, got {args.crop_scale}.")
+
+
+def get_checkpoint(training_args: CLIPNTrainingArguments) -> str | bool | None:
+    """Read `resume_from_checkpoint` as the trainer takes it: a folder, True for the last one, or None."""
+    wanted = training_args.resume_from_checkpoint
+    return {"true": True, "false": None, "": None}.get(str(wanted).lower(), wanted)
 
 
 def report_skipped(trainer: CLIPNTrainer) -> int:
-    """Logs the training pairs that no process could use; returns how many there are."""
+    """Log the training pairs that no process could use, and return how many there are."""
     dataset = trainer.train_dataset
     skipped = dataset.skipped if isinstance(dataset, ImageTextDataset) else dataset.skipped_rows.as_dict()
     rows = {name: reason for part in gather_object([skipped]) for name, reason in part.items()}
@@ -313,13 +278,13 @@ def main(
     card_args: CardArguments,
     training_args: CLIPNTrainingArguments,
 ) -> None:
-    """Trains, evaluates, saves and publishes."""
+    """Train, evaluate, save and publish."""
     check_arguments(data_args, training_args)
     model, processor = load_model(model_args)
     with training_args.main_process_first(desc="loading the data"):
         data = load_data(data_args, training_args, processor)
     if data_args.streaming:
-        # one process would otherwise read for all and could not join texts of different lengths
+        # One process would otherwise read for all and could not join texts of different lengths
         training_args.accelerator_config.dispatch_batches = False
 
     trainer = CLIPNTrainer(
@@ -329,13 +294,12 @@ def main(
         processing_class=processor,
         **data,
     )
-    resume: str | bool | None = training_args.resume_from_checkpoint
-    result = trainer.train(resume_from_checkpoint=True if str(resume).lower() == "true" else resume)
+    result = trainer.train(resume_from_checkpoint=get_checkpoint(training_args))
     metrics = {**result.metrics, "skipped_pairs": report_skipped(trainer)}
     trainer.log_metrics("train", metrics)
     trainer.save_metrics("train", metrics)
     trainer.save_state()
-    if data["eval_dataset"] is not None:
+    if data["eval_dataset"] is not None or data["id_dataset"] is not None:
         metrics = trainer.evaluate()
         trainer.log_metrics("eval", metrics)
         trainer.save_metrics("eval", metrics)
@@ -358,4 +322,4 @@ def main(
 
 
 if __name__ == "__main__":
-    main(*parse_arguments(sys.argv[1:]))
+    main(*parse_arguments())

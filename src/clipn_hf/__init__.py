@@ -1,25 +1,48 @@
 # Copyright 2026 The clipn-hf authors
 # SPDX-License-Identifier: Apache-2.0
-"""Out-of-distribution detection for CLIP, native to the Hugging Face ecosystem."""
+"""Out-of-distribution detection for CLIP, native to the Hugging Face ecosystem.
 
-from .detector import LabelScore, OODDetector, OODResult
-from .encoders import DualEncoder, IncompleteCheckpointError
-from .modeling import (
-    CLIPNConfig,
-    CLIPNLoss,
-    CLIPNModel,
-    CLIPNOutput,
-    CLIPNProcessor,
-    clipn_loss,
-    itbo_loss,
-    register_auto_classes,
-    save_shim,
-    tso_loss,
-)
-from .pipeline import OODPipeline, pipeline, register_pipeline
+Importing this package makes the Auto classes of transformers know CLIPN, and `transformers.pipeline` the task
+"ood-detection".
+"""
 
-register_auto_classes()
-register_pipeline()
+import importlib
+import itertools
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+
+def _is_command() -> bool:
+    """Tell whether this process is the command `clipn-hf` or `python -m clipn_hf`."""
+    program = sys.argv[0] if getattr(sys, "argv", None) else ""
+    # Python puts this there while it looks for the module that it was told to run.
+    if program == "-m":
+        return ("-m", __name__) in itertools.pairwise(sys.orig_argv)
+    return os.path.splitext(os.path.basename(program))[0] == "clipn-hf"
+
+
+# The command imports what it needs itself: transformers and torch take seconds, for which `--help` need not wait.
+if TYPE_CHECKING or not _is_command():
+    from .detector import LabelScore, OODDetector, OODResult
+    from .encoders import DualEncoder, IncompleteCheckpointError
+    from .images import ImageError
+    from .modeling import (
+        CLIPNConfig,
+        CLIPNLoss,
+        CLIPNModel,
+        CLIPNOutput,
+        CLIPNProcessor,
+        clipn_loss,
+        itbo_loss,
+        register_auto_classes,
+        save_shim,
+        tso_loss,
+    )
+    from .pipeline import OODPipeline, pipeline, register_pipeline
+
+    register_auto_classes()
+    register_pipeline()
 
 __all__ = [
     "CLIPNConfig",
@@ -28,6 +51,7 @@ __all__ = [
     "CLIPNOutput",
     "CLIPNProcessor",
     "DualEncoder",
+    "ImageError",
     "IncompleteCheckpointError",
     "LabelScore",
     "OODDetector",
@@ -39,3 +63,18 @@ __all__ = [
     "save_shim",
     "tso_loss",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import, in the process of the command, what it has not imported yet."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    # The function `pipeline` comes last, because it takes the place of the module of that name.
+    for module in ("detector", "encoders", "images", "modeling", "pipeline"):
+        names = vars(importlib.import_module(f".{module}", __name__))
+        globals().update({exported: names[exported] for exported in __all__ if exported in names})
+    return globals()[name]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -2,6 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """`python -m clipn_hf` is the command `clipn-hf`."""
 
-from clipn_hf.cli import main
+from .cli import main
 
 main()

@@ -13,10 +13,11 @@ from PIL import Image
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from clipn_hf.detector import OODDetector, OODResult
-from clipn_hf.encoders import EMBEDDED_CHECKPOINT
-from clipn_hf.evaluation.contact_sheet import Tile, contact_sheet
-from clipn_hf.images import load_image
+from .detector import OODDetector, OODResult
+from .encoders import EMBEDDED_CHECKPOINT
+from .evaluation.contact_sheet import Tile, contact_sheet
+from .images import load_image
+from .verdicts import VERDICTS
 
 SAMPLES = str(importlib.resources.files("clipn_hf") / "samples")
 
@@ -41,14 +42,14 @@ class JudgedSample:
 
     @property
     def correct(self) -> bool:
-        """Whether the verdict agrees with the truth."""
+        """Tell whether the verdict agrees with the truth."""
         return self.result["is_ood"] is not self.known
 
 
 def judge_samples(
     model: str | os.PathLike[str] = EMBEDDED_CHECKPOINT, folder: str | os.PathLike[str] = SAMPLES
 ) -> list[JudgedSample]:
-    """Runs ATD, without a threshold, on sample pictures.
+    """Run ATD, without a threshold, on sample pictures.
 
     Args:
         model (`str` or `os.PathLike`, *optional*): Id or folder of a CLIPN; by default the embedded one.
@@ -70,7 +71,7 @@ def judge_samples(
 
 
 def describe_results(samples: Sequence[JudgedSample]) -> tuple[str, str, str]:
-    """How many verdicts are right: in all, among the known samples, and among the unknown ones."""
+    """Count the verdicts that are right: in all, among the known samples, and among the unknown ones."""
     known = [sample for sample in samples if sample.known]
     unknown = [sample for sample in samples if not sample.known]
     right_known, right_unknown = (sum(sample.correct for sample in group) for group in (known, unknown))
@@ -83,24 +84,33 @@ def describe_results(samples: Sequence[JudgedSample]) -> tuple[str, str, str]:
 
 
 def demo_table(samples: Sequence[JudgedSample]) -> Table:
-    """Verdict, score, nearest label and truth of each sample, in the order given."""
+    """Lay out verdict, score, nearest label and truth of each sample, in the order given."""
     total, known, unknown = describe_results(samples)
-    table = Table(title=total, caption=f"{known}.\n{unknown}.", title_style="bold", caption_style="", box=SIMPLE_HEAD)
+    table = Table(
+        title=total,
+        caption=f"p: the probability of the nearest label.\n{known}.\n{unknown}.",
+        title_style="bold",
+        caption_style="",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+    )
     table.title_justify = table.caption_justify = "left"
-    table.add_column("Picture")
+    table.add_column("Picture", no_wrap=True)
     table.add_column("Truth")
     table.add_column("Verdict")
     table.add_column("OOD score", justify="right")
-    table.add_column("Nearest label")
+    table.add_column("Nearest label", no_wrap=True)
+    table.add_column("p", justify="right")
     table.add_column("")
     for index, sample in enumerate(samples):
-        verdict, style = ("unknown", "dark_orange3") if sample.result["is_ood"] else ("known", "green")
+        verdict = VERDICTS[sample.result["is_ood"]]
         table.add_row(
             sample.name,
-            "known" if sample.known else "unknown",
-            f"[{style}]{verdict}[/]",
+            VERDICTS[not sample.known].word,
+            f"[{verdict.color}]{verdict.word}[/]",
             f"{sample.result['ood_score']:.3f}",
             sample.result["label"],
+            f"{sample.result['score']:.0%}",
             "✓" if sample.correct else "[bold red]✗[/]",
             end_section=index + 1 < len(samples) and samples[index + 1].known is not sample.known,
         )
@@ -108,7 +118,7 @@ def demo_table(samples: Sequence[JudgedSample]) -> Table:
 
 
 def demo_sheet(samples: Sequence[JudgedSample]) -> Image.Image:
-    """The samples as a contact sheet, known and unknown ones in a section each."""
+    """Draw the samples as a contact sheet, known and unknown ones in a section each."""
     total, known, unknown = describe_results(samples)
     return contact_sheet(
         [

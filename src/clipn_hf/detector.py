@@ -5,24 +5,24 @@
 import itertools
 import math
 import os
-import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
-from torch.utils.data import Dataset
 from transformers.utils import logging
 
 from .encoders import DualEncoder
-from .images import ImageError, ImageSource
-from .methods import METHODS, NEEDS, Method, MethodInputs, Need, get_method
+from .images import image_of, number_images
+from .methods import METHODS, NEEDS, Method, MethodInputs, Need, get_method, method_inputs
 from .prompts import validate_labels
 
 logger = logging.get_logger(__name__)
+
+OPTIONS = ("processor", "templates", "no_templates", "threshold", "device", "dtype")
+TOP_K = 5
 
 
 class LabelScore(TypedDict):
@@ -55,7 +55,7 @@ class OODResult(TypedDict):
 
 
 class OODDetector:
-    """Tells images that show one of the labels (ID) from those that do not (OOD).
+    """Tell images that show one of the labels (ID) from those that do not (OOD).
 
     With a threshold an image is OOD when its score exceeds it, strictly. Without one the threshold-free rule of the
     method decides where it has one (ctw, atd); otherwise the verdict is None.
@@ -107,16 +107,16 @@ class OODDetector:
     ) -> None:
         self.labels = validate_labels(labels)
         self.method = get_method(method)
-        self.settings = self.method.resolve_settings(settings)
+        self.settings = self.method.resolve_settings(settings, OPTIONS)
         self.threshold = threshold
         if len(self.labels) < self.method.min_labels:
             raise ValueError(
-                f"method {method} needs at least {self.method.min_labels} labels, got {self.labels}; use one of "
-                f"{_names(row for row in METHODS.values() if row.min_labels <= len(self.labels))}"
+                f"Method {method} needs at least {self.method.min_labels} labels, got {self.labels}; use one of "
+                f"{_names(row for row in METHODS.values() if row.min_labels <= len(self.labels))}."
             )
         if isinstance(model, DualEncoder):
             if any(argument is not None for argument in (processor, device, dtype)):
-                raise TypeError("processor, device and dtype belong to the encoder: pass them when making it")
+                raise TypeError("`processor`, `device` and `dtype` belong to the encoder; pass them when making it.")
             self.encoder = model
         elif model is None or isinstance(model, str | os.PathLike):
             self.encoder = DualEncoder.from_pretrained(model, processor, device, dtype)
@@ -130,6 +130,12 @@ class OODDetector:
         self._text_embeddings = text.cpu()  # (classes, dim)
         self._no_text_embeddings = None if no_text is None else no_text.cpu()
 
+    def __repr__(self) -> str:
+        name = self.encoder.model.name_or_path or type(self.encoder.model).__name__
+        number = "1 label" if len(self.labels) == 1 else f"{len(self.labels)} labels"
+        settings = "".join(f", {name}={value!r}" for name, value in self.settings.items())
+        return f"OODDetector({name!r}, {number}, method={self.method.name!r}, threshold={self.threshold}{settings})"
+
     @property
     def threshold(self) -> float | None:
         """The score above which an image is OOD."""
@@ -139,20 +145,20 @@ class OODDetector:
     def threshold(self, threshold: float | None) -> None:
         if threshold is not None:
             if isinstance(threshold, bool) or not hasattr(threshold, "__float__"):
-                raise TypeError(f"threshold must be a number, but got {type(threshold).__name__} {threshold!r}")
+                raise TypeError(f"`threshold` must be a number, got {type(threshold).__name__} {threshold!r}.")
             threshold = float(threshold)
             if not math.isfinite(threshold):
-                raise ValueError(f"threshold must be finite, but got {threshold}")
+                raise ValueError(f"`threshold` must be finite, got {threshold}.")
         self._threshold = threshold
 
-    def __call__(self, images: Any, top_k: int | None = None, batch_size: int = 32) -> list[OODResult]:
-        """Judges images.
+    def __call__(self, images: Any, top_k: int | None = TOP_K, batch_size: int = 32) -> list[OODResult]:
+        """Judge images.
 
         Args:
             images:
-                One image or many: whatever [`~clipn_hf.images.load_image`] reads, or a list, iterator or dataset of
-                these, as [`number_images`] describes.
-            top_k (`int`, *optional*): How many labels to list; by default all.
+                One image or many: whatever [`~clipn_hf.images.load_image`] reads, a dictionary with one of these under
+                `"image"`, or a list, iterator or dataset of these, as [`~clipn_hf.images.number_images`] describes.
+            top_k (`int`, *optional*, defaults to 5): How many labels to list at most; None lists all.
             batch_size (`int`, *optional*, defaults to 32): Images per pass through the model.
 
         Returns:
@@ -160,14 +166,15 @@ class OODDetector:
 
         Raises:
             ImageError: An image cannot be read; the message says which.
-            TypeError, ValueError: As [`number_images`]; a `top_k` or `batch_size` that is not a positive integer.
+            TypeError, ValueError:
+                As [`~clipn_hf.images.number_images`]; a `top_k` or `batch_size` that is not a positive integer.
         """
         check_count("top_k", top_k)
         self.explain_missing_verdict()
         return [result for embeddings in self._embed(images, batch_size) for result in self.results(embeddings, top_k)]
 
     def score(self, images: Any, batch_size: int = 32) -> Tensor:
-        """OOD-ness of images, or of image embeddings computed before.
+        """Compute the OOD-ness of images, or of image embeddings computed before.
 
         Args:
             images:
@@ -185,12 +192,12 @@ class OODDetector:
             return self._score(self._inputs(images))
         return torch.cat([torch.empty(0), *(self._score(self._inputs(x)) for x in self._embed(images, batch_size))])
 
-    def results(self, image_embeddings: Tensor | npt.NDArray[Any], top_k: int | None = None) -> list[OODResult]:
-        """Judges images by their embeddings.
+    def results(self, image_embeddings: Tensor | npt.NDArray[Any], top_k: int | None = TOP_K) -> list[OODResult]:
+        """Judge images by their embeddings.
 
         Args:
             image_embeddings (`torch.Tensor` or `numpy.ndarray` of shape `(images, dim)`): Of any norm.
-            top_k (`int`, *optional*): How many labels to list; by default all.
+            top_k (`int`, *optional*, defaults to 5): How many labels to list at most; None lists all.
 
         Returns:
             `list` of [`OODResult`], one per image.
@@ -228,20 +235,21 @@ class OODDetector:
         ]
 
     def explain_missing_verdict(self) -> None:
-        """Says on the log how to get a verdict, if there will be none."""
+        """Say on the log how to get a verdict, if there will be none."""
         if self.threshold is None and self.method.is_ood is None:
             rules = _names(row for row in METHODS.values() if row.is_ood is not None)
             logger.warning(
-                f"is_ood is None, because method {self.method.name} decides by threshold alone: pass threshold=, for "
-                f"example the 0.95 quantile of its scores on images of your labels, or use {rules} with a CLIPN model."
+                f"`is_ood` is None, because method {self.method.name} decides by threshold alone; pass `threshold`, "
+                "for example the 0.95 quantile of its scores on images of your labels, or use one of "
+                f"{rules} with a CLIPN model."
             )
 
     def _embed(self, images: Any, batch_size: int) -> Iterator[Tensor]:
-        """Embeddings `(batch, dim)`, batch by batch."""
+        """Yield embeddings `(batch, dim)`, batch by batch."""
         check_count("batch_size", batch_size)
         numbered = number_images(images)
         # A single image needs no number in errors.
-        items = iter([(None, images)] if numbered is None else numbered)
+        items = iter([(None, image_of(images))] if numbered is None else numbered)
         while batch := list(itertools.islice(items, batch_size)):
             pixel_values = self.encoder.pixel_values([image for _, image in batch], start=batch[0][0])
             yield self.encoder.image_embeddings(pixel_values)
@@ -251,119 +259,31 @@ class OODDetector:
         dim = self._text_embeddings.shape[1]
         if embeddings.ndim != 2 or embeddings.shape[1] != dim:
             raise ValueError(
-                f"image embeddings must have shape (images, {dim}) for this model, but got {tuple(embeddings.shape)}"
+                f"Image embeddings must have shape (images, {dim}) for this model, got {tuple(embeddings.shape)}."
             )
         if not torch.isfinite(embeddings).all():
-            raise ValueError("image embeddings have NaN or infinite values: compute them again in float32")
-        embeddings = normalize(embeddings, dim=1)
-        similarity = embeddings @ self._text_embeddings.T  # (images, classes)
-        no_logits = None
-        if self._no_text_embeddings is not None:
-            no_logits = self.encoder.logit_scale * (embeddings @ self._no_text_embeddings.T)
-        return MethodInputs(similarity, self.encoder.logit_scale * similarity, no_logits)
+            raise ValueError("Image embeddings have NaN or infinite values; compute them again in float32.")
+        return method_inputs(embeddings, self._text_embeddings, self._no_text_embeddings, self.encoder.logit_scale)
 
     def _score(self, inputs: MethodInputs) -> Tensor:
         return self.method.score(inputs, **self.settings)
 
 
-class NumberedImages(Dataset[tuple[int, ImageSource]]):
-    """Images together with their positions, read when asked for.
-
-    Args:
-        images: Anything with a length and integer positions.
-        column (`str`, *optional*): Where each item is a dictionary, the key of its image.
-    """
-
-    def __init__(self, images: Any, column: str | None = None) -> None:
-        self.images = images
-        self.column = column
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> tuple[int, ImageSource]:
-        if not 0 <= index < len(self):
-            raise IndexError(f"there is no image {index}, only 0 to {len(self) - 1}")
-        try:
-            item = self.images[index]
-        except OSError as error:  # of a dataset that opens its images itself
-            raise ImageError(f"image {index}", f"the dataset cannot open it ({error})") from error
-        return index, _image_of(item, self.column)
-
-
-def number_images(images: Any) -> NumberedImages | Iterator[tuple[int, ImageSource]] | None:
-    """Brings the ways to hand over many images to two: with a length, and without.
-
-    Args:
-        images:
-            A list or tuple; an iterator or generator; a `torch.utils.data.Dataset` of images, or of dictionaries with
-            an `"image"`; a `datasets.Dataset` or `datasets.IterableDataset`, whose only column of type `Image`, or
-            else the one called `"image"`, is read.
-
-    Returns:
-        [`NumberedImages`] for what has a length, an iterator of (position, image) for what has not, None for anything
-        else, which is then a single image.
-
-    Raises:
-        ValueError: A dataset in which the image column cannot be told.
-    """
-    # A dataset can only be there when its library has been imported, which takes a second.
-    datasets = sys.modules.get("datasets")
-    if datasets is not None and isinstance(images, datasets.Dataset | datasets.IterableDataset):
-        column = _image_column(images.features, datasets.Image)
-        if isinstance((images.features or {}).get(column), datasets.Image):
-            # Not decoded, so that load_image reads all images and names the broken ones.
-            images = images.cast_column(column, datasets.Image(decode=False))
-        if isinstance(images, datasets.Dataset):
-            return NumberedImages(images, column)
-        return enumerate(_image_of(row, column) for row in images)
-    if isinstance(images, list | tuple) or (isinstance(images, Dataset) and hasattr(images, "__len__")):
-        return NumberedImages(images)
-    # Open files are iterators, too, but of lines.
-    if isinstance(images, Dataset) or (isinstance(images, Iterator) and not hasattr(images, "read")):
-        return enumerate(_image_of(item, None) for item in iter(images))
-    return None
-
-
 def is_embeddings(images: Any) -> bool:
-    """Whether `images` are embeddings: a floating-point matrix."""
+    """Tell whether `images` are embeddings: a floating-point matrix."""
     if isinstance(images, Tensor):
         return images.ndim == 2 and images.is_floating_point()
     return isinstance(images, np.ndarray) and images.ndim == 2 and np.issubdtype(images.dtype, np.floating)
 
 
 def check_count(name: str, count: object) -> None:
-    """Makes sure that `count` is None or a positive integer.
+    """Check that `count` is None or a positive integer.
 
     Raises:
         ValueError: It is not.
     """
     if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
-        raise ValueError(f"{name} must be a positive integer, but got {count!r}")
-
-
-def _image_column(features: Mapping[str, Any] | None, image_type: type) -> str:
-    # A streamed dataset may not know its columns.
-    if features is None:
-        return "image"
-    columns = [name for name, feature in features.items() if isinstance(feature, image_type)]
-    if len(columns) == 1:
-        return columns[0]
-    if "image" in features:
-        return "image"
-    found = (
-        f"several image columns ({', '.join(columns)})" if columns else f"no image column among {', '.join(features)}"
-    )
-    raise ValueError(f"the dataset has {found}; keep one with select_columns() or rename it to 'image'")
-
-
-def _image_of(item: Any, column: str | None) -> Any:
-    """The image in an item of a dataset: the item, its column, and what `datasets` has not decoded."""
-    if isinstance(item, Mapping) and (column is not None or "image" in item):
-        item = item[column or "image"]
-    if isinstance(item, Mapping) and item.keys() >= {"bytes", "path"}:
-        item = item["path"] if item["bytes"] is None else item["bytes"]
-    return item
+        raise ValueError(f"`{name}` must be a positive integer, got {count!r}.")
 
 
 def _check_needs(method: Method, encoder: DualEncoder) -> None:
@@ -371,8 +291,8 @@ def _check_needs(method: Method, encoder: DualEncoder) -> None:
     for need in sorted(method.needs - provided):
         usable = _names(row for row in METHODS.values() if row.needs <= provided)
         raise ValueError(
-            f"method {method.name} needs {NEEDS[need]}, got {type(encoder.model).__name__}; use one of {usable} or "
-            "CLIPNModel.from_clip"
+            f"Method {method.name} needs {NEEDS[need]}, got {type(encoder.model).__name__}; use a trained CLIPN, or "
+            f"one of {usable}."
         )
 
 

@@ -3,22 +3,23 @@
 """Images and texts to embeddings, behind one interface for CLIP and CLIPN."""
 
 import importlib.resources
-import json
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, Self
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn.functional import normalize
-from transformers import AutoModel, AutoProcessor
-from transformers.utils import CONFIG_NAME, logging
-from transformers.utils.peft_utils import find_adapter_config_file
+from transformers import AutoProcessor, CLIPConfig
+from transformers.utils import logging
 
+from .dtypes import floating_dtype
 from .images import ImageError, ImageSource, load_image
-from .prompts import DEFAULT_TEMPLATES, fill_templates, validate_labels, validate_templates
+from .loading import POOLS, AutoDualEncoder
+from .modeling import IncompleteCheckpointError
+from .prompts import fill_templates, resolve_templates, validate_labels, validate_templates
 
 logger = logging.get_logger(__name__)
 
@@ -30,71 +31,17 @@ EMBEDDED_NOTICE = (
 
 TEXT_BATCH_SIZE = 256
 MAX_CACHED_LABEL_SETS = 16
+# Images that are longer lose their ends before they are resized, if the processor would cut these off anyway.
+MAX_ASPECT_RATIO = 32
 
 
-class IncompleteCheckpointError(Exception):
-    """A checkpoint lacks weights of its model.
+def is_clip_like(model: Any) -> bool:
+    """Tell whether scores have been defined for this kind of model: CLIP and what is derived from it.
 
-    Not a `ValueError`, because `transformers.pipeline` catches those and tries to load the checkpoint as another
-    class, with random numbers in place of the missing weights.
+    SigLIP, for one, has the same two encoders, but logits of its own: it adds a bias to scaled cosines and compares
+    each with zero, not with those of the other labels.
     """
-
-
-class AutoDualEncoder(AutoModel):
-    """`AutoModel` that refuses checkpoints with missing weights, where transformers fills in random numbers."""
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Any:
-        """Loads a model as `AutoModel.from_pretrained` does, but always in float32: `DualEncoder` converts it.
-
-        In bfloat16 the logit scale alone, a single weight, would be off by up to 1.6 %.
-
-        The folder or repository of a peft adapter loads its base model and puts the adapter on it.
-
-        Raises:
-            IncompleteCheckpointError: The checkpoint lacks weights of its model.
-        """
-        source = os.fspath(pretrained_model_name_or_path)
-        kwargs["dtype"] = torch.float32
-        adapter = _adapter_base(source, kwargs)
-        if adapter is not None and adapter != source:
-            # Loaded in two steps, because transformers reports on the weights of the adapter alone.
-            adapter_arguments: dict[str, Any] = {"revision": kwargs.pop("revision", None)}
-            adapter_arguments |= {name: kwargs[name] for name in ("token", "local_files_only") if name in kwargs}
-            kwargs.pop("config", None)
-            model = cls.from_pretrained(adapter, *args, **kwargs)
-            model.load_adapter(source, adapter_kwargs=adapter_arguments)
-            return model
-        model, report = AutoModel.from_pretrained(source, *args, output_loading_info=True, **kwargs)
-        _check_complete(source, type(model).__name__, sorted(report["missing_keys"]))
-        return model
-
-
-def _adapter_base(source: str, kwargs: dict[str, Any]) -> str | None:
-    """The base model that the adapter `source` is made for; None where `source` is not an adapter."""
-    hub_arguments = {n: kwargs[n] for n in ("revision", "token", "local_files_only", "cache_dir") if n in kwargs}
-    path = find_adapter_config_file(source, **hub_arguments)
-    if path is None:
-        return None
-    if (Path(source) / CONFIG_NAME).exists():
-        return source
-    base = json.loads(Path(path).read_text(encoding="utf-8")).get("base_model_name_or_path")
-    if base is None:
-        raise IncompleteCheckpointError(
-            f"the adapter {source} does not name its base model: load it with PeftModel.from_pretrained(base, "
-            f'"{source}") and pass that model and its processor'
-        )
-    return base
-
-
-def _check_complete(source: str, model_class: str, missing: list[str]) -> None:
-    if not missing:
-        return
-    shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
-    advice = "download or save it again"
-    if all("no_text" in name for name in missing):
-        advice = "make a CLIPN from a CLIP with CLIPNModel.from_clip() and train it"
-    raise IncompleteCheckpointError(f"{source} lacks weights of {model_class}: {shown}; {advice}")
+    return isinstance(getattr(model, "config", None), CLIPConfig)
 
 
 class DualEncoder:
@@ -107,7 +54,8 @@ class DualEncoder:
         model ([`~transformers.CLIPModel`] or [`CLIPNModel`], with or without a peft adapter):
             It is used as it is, not copied, and put in evaluation mode.
         processor ([`~transformers.CLIPProcessor`] or [`CLIPNProcessor`]):
-            Its `image_processor` and `tokenizer`; its `templates` where it has any.
+            Its `image_processor` and `tokenizer`; its `templates`, which must be those of the model where both have
+            any. May be left out for an adapter that was saved with its processor.
         device (`str` or `torch.device`, *optional*): Where to move the model; by default it stays where it is.
         dtype (`str` or `torch.dtype`, *optional*):
             What the model computes in on an accelerator; by default what its weights are. Ignored on a CPU.
@@ -115,10 +63,15 @@ class DualEncoder:
     Attributes:
         logit_scale (`float`):
             The factor between cosines and logits, `exp` of the parameter of that name when the encoder was made.
+        templates, no_templates (`list[str]`):
+            What `class_embeddings` uses by default: those of processor and model, without any
+            `clipn_hf.prompts.DEFAULT_TEMPLATES`.
 
     Raises:
-        TypeError: `model` is not a dual encoder, or `processor` not a processor of images and texts.
-        ValueError: `dtype` is not a floating-point type, or the logit scale not finite.
+        TypeError: `model` is not a CLIP or CLIPN, or `processor` not a processor of images and texts.
+        ValueError:
+            `dtype` is not a floating-point type, the logit scale not finite, or model and processor disagree on the
+            templates.
     """
 
     def __init__(
@@ -131,23 +84,24 @@ class DualEncoder:
         lacking = [
             name for name in ("get_image_features", "get_text_features", "logit_scale") if not hasattr(model, name)
         ]
-        if lacking:
-            raise TypeError(
-                f"{type(model).__name__} has no {', '.join(lacking)}; give a model with an image and a text encoder, "
-                "such as CLIPModel or CLIPNModel"
-            )
+        if lacking or not is_clip_like(model):
+            reason = f"has no {', '.join(lacking)}" if lacking else "is no CLIP, and its logits have another meaning"
+            raise TypeError(f"{type(model).__name__} {reason}; give a CLIPModel, a CLIPNModel or one with an adapter.")
+        if _is_of_the_base(model, processor):
+            processor = model.adapter_processor
         lacking = [name for name in ("image_processor", "tokenizer") if getattr(processor, name, None) is None]
         if lacking:
             raise TypeError(
-                f"the processor of {type(model).__name__} is {type(processor).__name__}, which has no "
-                f"{', '.join(lacking)}; pass processor=, for example AutoProcessor.from_pretrained(...)"
+                f"The processor of {type(model).__name__} is {type(processor).__name__}, which has no "
+                f"{', '.join(lacking)}; pass processor=, for example `AutoProcessor.from_pretrained(...)`."
             )
         scale = model.logit_scale.detach().float().exp().item()
         if not 0 < scale < float("inf"):
             raise ValueError(
-                f"exp(logit_scale) of the checkpoint is {scale}: download the checkpoint or train it again"
+                f"`exp(logit_scale)` of the checkpoint is {scale}; download the checkpoint or train it again."
             )
-        asked = _floating_dtype(dtype)
+        asked = floating_dtype(dtype)
+        self.templates, self.no_templates = resolve_templates(model, processor)
         if device is not None:
             model.to(device)
         if model.device.type == "cpu":
@@ -160,6 +114,7 @@ class DualEncoder:
         self.processor = processor
         self.logit_scale = scale
         self._label_embeddings: OrderedDict[tuple[Any, ...], Tensor] = OrderedDict()
+        self._first_weights: tuple[tuple[int, ...], list[Tensor]] = ((), [])
 
     @classmethod
     def from_pretrained(
@@ -170,7 +125,7 @@ class DualEncoder:
         dtype: str | torch.dtype | None = None,
         **hub_arguments: Any,
     ) -> Self:
-        """Loads model and processor.
+        """Load model and processor.
 
         Args:
             source (`str` or `os.PathLike`, *optional*):
@@ -182,23 +137,28 @@ class DualEncoder:
             hub_arguments: `revision`, `token`, … of `from_pretrained`.
 
         Raises:
-            IncompleteCheckpointError: The checkpoint lacks weights of its model.
+            IncompleteCheckpointError: The checkpoint lacks weights of its model, an adapter its base model.
             OSError: There is no such model.
+            TypeError, ValueError: As for the class.
         """
         if source is None:
-            logger.warning(EMBEDDED_NOTICE)
             source = EMBEDDED_CHECKPOINT
+            if not os.path.isdir(source):
+                raise FileNotFoundError(
+                    f"The embedded checkpoint is missing from {source}: this installation of clipn-hf is incomplete. "
+                    f"Install it again, or name a model."
+                )
+            logger.warning(EMBEDDED_NOTICE)
         if device is None:
             device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
         model = AutoDualEncoder.from_pretrained(source, **hub_arguments)
         if processor is None:
-            try:
+            if model.name_or_path == os.fspath(source):
                 processor = AutoProcessor.from_pretrained(source, **hub_arguments)
-            except (OSError, ValueError):
-                # An adapter that changes no tokens comes without a processor.
-                if model.name_or_path == os.fspath(source):
-                    raise
-                processor = AutoProcessor.from_pretrained(model.name_or_path)
+            elif getattr(model, "adapter_processor", None) is None:
+                # An adapter that changes no tokens comes without a processor. Its revision is not that of its base.
+                base_arguments = {name: value for name, value in hub_arguments.items() if name != "revision"}
+                processor = AutoProcessor.from_pretrained(model.name_or_path, **base_arguments)
         return cls(model, processor, device, dtype)
 
     @property
@@ -217,10 +177,12 @@ class DualEncoder:
         return hasattr(self.model, "get_no_text_features")
 
     def pixel_values(self, images: Sequence[ImageSource], start: int | None = 0) -> Tensor:
-        """Reads images and prepares them for the image encoder.
+        """Read images and prepare them for the image encoder.
 
         Args:
             images (sequence): What [`~clipn_hf.images.load_image`] reads: paths, addresses, bytes, PIL images, arrays.
+                Of an image that is more than 32 times as long as wide, or wide as long, the middle is used, if the
+                processor crops the centre of images anyway; resized as a whole it could fill the memory.
             start (`int`, *optional*, defaults to 0):
                 The position of the first image, by which errors call it; None leaves positions out.
 
@@ -231,20 +193,23 @@ class DualEncoder:
             ImageError: An image cannot be read.
             TypeError: An image is of none of these types.
         """
-        loaded = []
+        # One by one, so that no more than one image is in memory at its full size.
+        prepared = []
         for offset, image in enumerate(images):
             where = "" if start is None else f"image {start + offset}"
             try:
-                loaded.append(load_image(image))
+                loaded = load_image(image)
             except ImageError as error:
                 raise ImageError(f"{where} ({error.source})" if where else error.source, error.reason) from error
             except TypeError as error:
-                raise TypeError(f"{where}: {error}" if where else str(error)) from error
-        return self.processor.image_processor(loaded, return_tensors="pt")["pixel_values"]
+                raise TypeError(f"Cannot read {where}: {error}" if where else str(error)) from error
+            image_processor = self.processor.image_processor
+            prepared.append(image_processor(_shorten(loaded, image_processor), return_tensors="pt")["pixel_values"])
+        return torch.cat(prepared)
 
     @torch.no_grad()
     def image_embeddings(self, pixel_values: Tensor) -> Tensor:
-        """Embeds prepared images.
+        """Embed prepared images.
 
         Args:
             pixel_values (`torch.Tensor` of shape `(batch, channels, height, width)`): As `pixel_values()` gives them.
@@ -259,7 +224,7 @@ class DualEncoder:
         return self._unit_norm(features.pooler_output, "image")
 
     def text_embeddings(self, prompts: Sequence[str]) -> Tensor:
-        """Embeds texts as they are; a text that is too long is cut, which is said on the log.
+        """Embed texts as they are; a text that is too long is cut, which is said on the log.
 
         Args:
             prompts (`Sequence[str]`): Texts.
@@ -275,7 +240,7 @@ class DualEncoder:
         return embeddings
 
     def no_text_embeddings(self, prompts: Sequence[str]) -> Tensor:
-        """Embeds texts with the "no" text encoder; otherwise as `text_embeddings`.
+        """Embed texts with the "no" text encoder; otherwise as `text_embeddings`.
 
         Raises:
             ValueError: The embeddings are not finite.
@@ -283,7 +248,8 @@ class DualEncoder:
         """
         if not self.has_no_encoder:
             raise TypeError(
-                f'{type(self.model).__name__} has no "no" text encoder; make one with CLIPNModel.from_clip'
+                f'{type(self.model).__name__} has no "no" text encoder; use a trained CLIPN, such as the one inside '
+                "this package (`DualEncoder.from_pretrained()`)."
             )
         embeddings, cut = self._embed_texts(self.model.get_no_text_features, '"no" text', prompts)
         self._warn_of_cut([prompts[row] for row in cut])
@@ -296,7 +262,7 @@ class DualEncoder:
         no_templates: Sequence[str] | None = None,
         use_no_encoder: bool = True,
     ) -> tuple[Tensor, Tensor | None]:
-        """One embedding per label, and one per label from the "no" text encoder.
+        """Embed labels, with the text encoder and with the "no" text encoder.
 
         The embeddings of a label in all templates are normalised, averaged and normalised again. The results are kept
         for the most recent label sets, as long as the weights of the model stay the same: do not change them in place.
@@ -304,11 +270,10 @@ class DualEncoder:
         Args:
             labels (`Sequence[str]`): One text per class.
             templates (`Sequence[str]`, *optional*):
-                Texts with one `{}` for the label. By default those of the processor, else of the model, else
-                `clipn_hf.prompts.DEFAULT_TEMPLATES`.
+                Texts with one `{}` for the label. By default the attribute `templates`.
             no_templates (`Sequence[str]`, *optional*):
                 The same for the "no" text encoder. By default `templates`, where those are given and the "no" prompts
-                of the model are learnable; else those of the processor or model.
+                of the model are learnable; else the attribute `no_templates`.
             use_no_encoder (`bool`, *optional*, defaults to `True`):
                 Whether to run the "no" text encoder, if there is one.
 
@@ -322,28 +287,32 @@ class DualEncoder:
                 [`~clipn_hf.prompts.validate_templates`] refuse; embeddings that are not finite.
         """
         labels = validate_labels(labels)
-        if no_templates is None and getattr(self.model.config, "no_prompt_type", None) == "learnable":
-            no_templates = templates
-        templates = self._templates("templates", templates)
+        if no_templates is None:
+            learnable = getattr(self.model.config, "no_prompt_type", None) == "learnable"
+            no_templates = templates if templates is not None and learnable else self.no_templates
+        templates = validate_templates(self.templates if templates is None else templates)
+        no_templates = validate_templates(no_templates, name="no_templates")
+        state = self._weights_state()
         cut: dict[str, None] = {}
-        text = self._embed_labels(self.model.get_text_features, "text", labels, templates, cut)
+        text = self._embed_labels(self.model.get_text_features, "text", labels, templates, state, cut)
         no_text = None
         if self.has_no_encoder and use_no_encoder:
-            no_templates = self._templates("no_templates", no_templates)
-            no_text = self._embed_labels(self.model.get_no_text_features, '"no" text', labels, no_templates, cut)
+            encode = self.model.get_no_text_features
+            no_text = self._embed_labels(encode, '"no" text', labels, no_templates, state, cut)
         self._warn_of_cut(list(cut))
         return text, no_text
 
-    def _templates(self, name: str, given: Sequence[str] | None) -> list[str]:
-        if given is None:
-            given = getattr(self.processor, name, None) or getattr(self.model.config, name, None) or DEFAULT_TEMPLATES
-        return validate_templates(given, name)
-
     def _embed_labels(
-        self, encode: Callable[..., Any], kind: str, labels: list[str], templates: list[str], cut: dict[str, None]
+        self,
+        encode: Callable[..., Any],
+        kind: str,
+        labels: list[str],
+        templates: list[str],
+        weights_state: tuple[Any, ...],
+        cut: dict[str, None],
     ) -> Tensor:
         """Embeddings `(classes, dim)` of labels, from the cache where they are there. Adds cut labels to `cut`."""
-        key = (kind, tuple(labels), tuple(templates), self._weights_state())
+        key = (kind, tuple(labels), tuple(templates), weights_state)
         if key in self._label_embeddings:
             self._label_embeddings.move_to_end(key)
             return self._label_embeddings[key]
@@ -359,11 +328,18 @@ class DualEncoder:
     @torch.no_grad()
     def _weights_state(self) -> tuple[Any, ...]:
         """Differs after any change of the weights, so that a model that is trained further is asked again."""
-        parameters = list(self.model.parameters())
+        parameters = [parameter for parameter in self.model.parameters() if parameter.numel()]
         # Changes in place raise the version of a tensor, except those of fused optimizers, which change every value.
-        versions = tuple((p.data_ptr(), 0 if p.is_inference() else p._version) for p in parameters)
-        values = torch.stack([p.flatten()[0].float() for p in parameters if p.numel()])
-        return versions, tuple(values.tolist())
+        versions = tuple(0 if parameter.is_inference() else parameter._version for parameter in parameters)
+        addresses = tuple(parameter.data_ptr() for parameter in parameters)
+        if addresses != self._first_weights[0]:
+            # Views, because making hundreds of them takes far longer than reading them.
+            self._first_weights = addresses, [parameter.detach().as_strided((), ()) for parameter in parameters]
+        # Adapters may be of another type than the model, hence the conversion of those that need it.
+        first_weights = [
+            weight if weight.dtype == torch.float32 else weight.float() for weight in self._first_weights[1]
+        ]
+        return versions, addresses, torch.stack(first_weights).cpu().numpy().tobytes()
 
     @torch.no_grad()
     def _embed_texts(self, encode: Callable[..., Any], kind: str, prompts: Sequence[str]) -> tuple[Tensor, list[int]]:
@@ -398,19 +374,45 @@ class DualEncoder:
         if damaged:
             more = f" and {len(damaged) - 3} more" if len(damaged) > 3 else ""
             raise ValueError(
-                f"the {kind} embeddings are not finite, because these weights of the checkpoint are NaN or infinite: "
-                f"{', '.join(damaged[:3])}{more}; train or download it again"
+                f"The {kind} embeddings are not finite, because these weights of the checkpoint are NaN or infinite: "
+                f"{', '.join(damaged[:3])}{more}. Train or download it again."
             )
         raise ValueError(
-            f"the {kind} embeddings are not finite though all weights are: the model overflows in {self.dtype}; "
-            "compute in dtype=torch.float32 or torch.bfloat16"
+            f"The {kind} embeddings are not finite though all weights are: the model overflows in {self.dtype}; "
+            "compute in `dtype=torch.float32` or `torch.bfloat16`."
         )
 
 
-def _floating_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
-    if dtype is None or dtype == "auto":
-        return None
-    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if not isinstance(found, torch.dtype) or not found.is_floating_point:
-        raise ValueError(f"dtype must be a floating-point type such as torch.float16, but got {dtype!r}")
-    return found
+def _is_of_the_base(model: Any, processor: Any) -> bool:
+    """Whether the processor saved with an adapter has to replace one that lacks the adapter's tokens or templates.
+
+    transformers' pipelines hand over the processor of the base model.
+    """
+    own = getattr(model, "adapter_processor", None)
+    if own is None or processor is None:
+        return own is not None
+    tokenizer = getattr(processor, "tokenizer", None)
+    if tokenizer is None or tokenizer.name_or_path != model.name_or_path:
+        return False
+    pools = [(getattr(processor, name, None), getattr(model.config, name, None)) for name in POOLS]
+    return len(tokenizer) < len(own.tokenizer) or any(of_base not in (None, of_model) for of_base, of_model in pools)
+
+
+def _shorten(image: Image.Image, image_processor: Any) -> Image.Image:
+    """The middle of an image that is extremely long, of which the image processor uses nothing else."""
+    size, crop_size = (dict(getattr(image_processor, name, None) or {}) for name in ("size", "crop_size"))
+    edge, crop = size.get("shortest_edge"), max(crop_size.get("height") or 0, crop_size.get("width") or 0)
+    if not (edge and crop and image_processor.do_resize and image_processor.do_center_crop):
+        return image
+    short, long = sorted(image.size)
+    kept = short * max(MAX_ASPECT_RATIO, 2 * -(-crop // edge))
+    if long <= kept:
+        return image
+    # As even or odd as the whole, for the same centre
+    kept += (long - kept) % 2
+    start = (long - kept) // 2
+    wide = image.width == long
+    return image.crop((start, 0, start + kept, short) if wide else (0, start, short, start + kept))
+
+
+__all__ = ["EMBEDDED_CHECKPOINT", "EMBEDDED_NOTICE", "AutoDualEncoder", "DualEncoder", "IncompleteCheckpointError"]

@@ -1,6 +1,6 @@
 # Copyright 2026 The clipn-hf authors
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures from anywhere to 8-bit RGB, and the search for picture files.
+"""Pictures from anywhere to 8-bit RGB, the ways to hand over many of them, and the search for picture files.
 
 `load_image` is the only door through which the detector, the pipeline and the command line read pictures, so that
 the same file gives the same pixels everywhere and damaged input gives the same message.
@@ -13,16 +13,18 @@ import io
 import os
 import re
 import stat
+import sys
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
+from torch.utils.data import Dataset
 
 ImageSource = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Image.Image | np.ndarray
 
@@ -33,7 +35,7 @@ IMAGE_EXTENSIONS = frozenset({
     ".jpg", ".mpo", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".qoi", ".tga", ".tif", ".tiff", ".webp",
 })
 # fmt: on
-DOWNLOAD_TIMEOUT = 30.0  # seconds, for the whole download
+DOWNLOAD_TIMEOUT = 30.0  # Seconds, for the whole download.
 MAX_DOWNLOAD_BYTES = 100 * 2**20
 
 _ORIENTATIONS = {
@@ -61,11 +63,11 @@ class ImageError(ValueError):
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"cannot read {self.source}: {self.reason}"
+        return f"Cannot read {self.source}: {self.reason}"
 
 
 def load_image(source: ImageSource) -> Image.Image:
-    """Reads one picture and brings it to 8-bit RGB.
+    """Read one picture and bring it to 8-bit RGB.
 
     The EXIF orientation is applied, animations give their first frame (a PIL image its current one), transparent
     pixels are laid on white, and 16-bit grey is scaled to 8 bits, `round(value / 257)`, not clipped. Pillow decides
@@ -109,7 +111,7 @@ def load_image(source: ImageSource) -> Image.Image:
 
 
 def find_images(paths: Iterable[str | os.PathLike[str]], recursive: bool = False) -> list[str]:
-    """Lists the picture files that files, folders and glob patterns stand for.
+    """List the picture files that files, folders and glob patterns stand for.
 
     In a folder, the files with a name in `IMAGE_EXTENSIONS` count (in either case), hidden ones do not; symbolic
     links to files are followed, those to folders inside a folder are not. A file named explicitly, alone or by a
@@ -136,6 +138,115 @@ def find_images(paths: Iterable[str | os.PathLike[str]], recursive: bool = False
             for file in _list_folder(match, recursive) if os.path.isdir(match) else [match]:
                 found.setdefault(os.path.abspath(file), file)
     return sorted(found.values())
+
+
+class NumberedImages(Dataset[tuple[int, ImageSource]]):
+    """Images together with their positions, read when asked for.
+
+    Args:
+        images: Anything with a length and integer positions.
+        column (`str`, *optional*): Where each item is a dictionary, the key of its image.
+    """
+
+    def __init__(self, images: Any, column: str | None = None) -> None:
+        self.images = images
+        self.column = column
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[int, ImageSource]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"There is no image {index}, only 0 to {len(self) - 1}.")
+        try:
+            item = self.images[index]
+        # A dataset may open its images itself.
+        except OSError as error:
+            raise ImageError(f"image {index}", f"the dataset cannot open it ({error}).") from error
+        return index, image_of(item, self.column)
+
+
+def number_images(images: Any) -> NumberedImages | Iterator[tuple[int, ImageSource]] | None:
+    """Bring the ways to hand over many images to two: with a length, and without.
+
+    Args:
+        images:
+            A list or tuple; an iterator or generator; a `torch.utils.data.Dataset`; a `datasets.Dataset` or
+            `datasets.IterableDataset`, whose only column of type `Image`, or else the one called `"image"`, is read.
+            Items are images, or dictionaries as [`image_of`] reads them.
+
+    Returns:
+        [`NumberedImages`] for what has a length, an iterator of (position, image) for what has not, None for anything
+        else, which is then a single image.
+
+    Raises:
+        ValueError: A dataset in which the image column cannot be told.
+    """
+    # A dataset can only be there when its library has been imported, which takes a second.
+    datasets = sys.modules.get("datasets")
+    if datasets is not None and isinstance(images, datasets.Dataset | datasets.IterableDataset):
+        column = _image_column(images.features, datasets.Image)
+        images = undecoded(images, column)
+        if isinstance(images, datasets.Dataset):
+            return NumberedImages(images, column)
+        return enumerate(image_of(row, column) for row in images)
+    if isinstance(images, list | tuple) or (isinstance(images, Dataset) and hasattr(images, "__len__")):
+        return NumberedImages(images)
+    # Open files are iterators, too, but of lines.
+    if isinstance(images, Dataset) or (isinstance(images, Iterator) and not hasattr(images, "read")):
+        return enumerate(image_of(item) for item in iter(images))
+    return None
+
+
+def image_of(item: Any, column: str | None = None) -> Any:
+    """Find the image in an item of a dataset.
+
+    Args:
+        item:
+            An image; a dictionary with one in `column`, or without that under `"image"`; or what `datasets` gives for
+            an image that it has not decoded, `{"bytes": …, "path": …}`.
+        column (`str`, *optional*): The key of the image.
+
+    Returns:
+        What [`load_image`] reads; anything else is returned as it is.
+    """
+    if isinstance(item, Mapping) and (column is not None or "image" in item):
+        item = item[column or "image"]
+    if isinstance(item, Mapping) and item.keys() >= {"bytes", "path"}:
+        item = item["path"] if item["bytes"] is None else item["bytes"]
+    return item
+
+
+def undecoded(dataset: Any, column: str) -> Any:
+    """Switch off that `datasets` decodes an image column, so that `load_image` does, and names the broken images.
+
+    Args:
+        dataset (`datasets.Dataset` or `datasets.IterableDataset`): The dataset.
+        column (`str`): Name of the column. One that does not hold images by its type is left as it is.
+
+    Returns:
+        The dataset; its items are read by [`image_of`].
+    """
+    datasets = sys.modules["datasets"]
+    # A streamed dataset may not know its columns.
+    if isinstance((dataset.features or {}).get(column), datasets.Image):
+        return dataset.cast_column(column, datasets.Image(decode=False))
+    return dataset
+
+
+def _image_column(features: Mapping[str, Any] | None, image_type: type) -> str:
+    # A streamed dataset may not know its columns.
+    if features is None:
+        return "image"
+    columns = [name for name, feature in features.items() if isinstance(feature, image_type)]
+    if len(columns) == 1:
+        return columns[0]
+    if "image" in features:
+        return "image"
+    found = (
+        f"several image columns ({', '.join(columns)})" if columns else f"no image column among {', '.join(features)}"
+    )
+    raise ValueError(f"The dataset has {found}; keep one with `select_columns()` or rename it to 'image'.")
 
 
 def _list_folder(folder: str, recursive: bool) -> Iterator[str]:
@@ -175,8 +286,8 @@ def _describe(source: ImageSource) -> str:
     if hasattr(source, "read"):
         return str(getattr(source, "name", "the file object given"))
     raise TypeError(
-        f"an image is a path, an http(s) address, bytes, a binary file, a PIL image or a uint8 array of shape "
-        f"(height, width, 3), but got {type(source).__name__}"
+        "An image must be a path, an http(s) address, bytes, a binary file, a PIL image or a uint8 array of shape "
+        f"(height, width, 3), got {type(source).__name__}."
     )
 
 
@@ -217,7 +328,8 @@ def _read_file(path: str, name: str) -> bytes:
         raise ImageError(name, f"the system refuses it ({error.strerror}).") from error
     except ImageError:
         raise
-    except ValueError as error:  # a null character in the path
+    # A null character in the path.
+    except ValueError as error:
         raise ImageError(repr(name), f"it is not a possible file name ({error}).") from error
 
 

@@ -5,6 +5,7 @@
 import logging
 import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,10 +13,33 @@ from torch import Tensor
 from transformers import CLIPProcessor, Pipeline, pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from .detector import OODDetector, OODResult, check_count, number_images
+from .detector import TOP_K, OODDetector, OODResult, check_count
 from .encoders import EMBEDDED_CHECKPOINT, EMBEDDED_NOTICE, AutoDualEncoder, DualEncoder
+from .images import image_of, number_images
+from .methods import METHODS, get_method, unknown_argument
+from .prompts import validate_labels
 
 TASK = "ood-detection"
+CALL_OPTIONS = (
+    "candidate_labels",
+    "method",
+    "threshold",
+    "top_k",
+    "templates",
+    "no_templates",
+    "batch_size",
+    "num_workers",
+)
+PUBLISHING_OPTIONS = (
+    "repo_id",
+    "commit_message",
+    "commit_description",
+    "private",
+    "token",
+    "revision",
+    "create_pr",
+    "tags",
+)
 
 
 class OODPipeline(Pipeline):
@@ -28,8 +52,11 @@ class OODPipeline(Pipeline):
 
     Args:
         model ([`~transformers.CLIPModel`] or [`CLIPNModel`]): With a model object pass its `processor`, too.
-        candidate_labels, method, threshold, top_k, templates, no_templates, settings:
+        candidate_labels, method, threshold, top_k, templates, no_templates, batch_size, num_workers, settings:
             Defaults for every call.
+
+    Raises:
+        TypeError: An argument that neither the pipeline nor any method has, or a model object without processor.
 
     Example:
 
@@ -51,6 +78,10 @@ class OODPipeline(Pipeline):
         kwargs.pop("local_files_only", None)
         super().__init__(*args, **kwargs)
         self._defaults, self._postprocess_params = self._postprocess_params, {}
+        known = list(dict.fromkeys([*CALL_OPTIONS, *(name for row in METHODS.values() for name in row.settings)]))
+        for name in self._defaults:
+            if name not in known:
+                raise unknown_argument(type(self).__name__, name, known)
         if self.processor is None and self.tokenizer is not None and self.image_processor is not None:
             self.processor = CLIPProcessor(self.image_processor, self.tokenizer)
         self.encoder = DualEncoder(self.model, self.processor, dtype=dtype)
@@ -58,20 +89,19 @@ class OODPipeline(Pipeline):
     def __call__(  # type: ignore[override]
         self, images: Any, candidate_labels: Sequence[str] | None = None, **kwargs: Any
     ) -> OODResult | list[OODResult] | Iterator[OODResult]:
-        """Judges images.
+        """Judge images.
 
         Args:
             images:
                 One image: a path, an http(s) address, bytes, a binary file, a PIL image, a uint8 array. Or many of
-                them: a list or tuple; an iterator or generator; a `torch.utils.data.Dataset` of images or of
-                dictionaries with an `"image"`, such as `KeyDataset`; a `datasets.Dataset` or
-                `datasets.IterableDataset`, whose only column of type `Image`, or else the one called `"image"`, is
-                read.
+                them: a list or tuple; an iterator or generator; a `torch.utils.data.Dataset`, such as `KeyDataset`; a
+                `datasets.Dataset` or `datasets.IterableDataset`, whose only column of type `Image`, or else the one
+                called `"image"`, is read. In place of an image, a dictionary with one under `"image"` will do.
             candidate_labels (`Sequence[str]`): The known classes. They are encoded once, and kept for later calls.
             method (`str`, *optional*, defaults to `"atd"`): A key of `clipn_hf.methods.METHODS`.
             threshold (`float`, *optional*): The score above which an image is OOD, strictly. By default the
                 threshold-free rule of the method decides, where it has one.
-            top_k (`int`, *optional*): How many labels to list in `labels`; by default all.
+            top_k (`int`, *optional*, defaults to 5): How many labels to list in `labels` at most; None lists all.
             templates, no_templates (`Sequence[str]`, *optional*): As in [`DualEncoder.class_embeddings`].
             batch_size (`int`, *optional*, defaults to 1): Images per pass through the model.
             num_workers (`int`, *optional*, defaults to 0): Processes that read images ahead.
@@ -90,11 +120,13 @@ class OODPipeline(Pipeline):
         if candidate_labels is not None:
             kwargs["candidate_labels"] = candidate_labels
         options = {**self._defaults, **kwargs}
-        labels, top_k = options.pop("candidate_labels", None), options.pop("top_k", None)
+        settings = {name: value for name, value in options.items() if name not in CALL_OPTIONS}
+        get_method(options.get("method", "atd")).resolve_settings(settings, CALL_OPTIONS)
+        labels, top_k = options.pop("candidate_labels", None), options.pop("top_k", TOP_K)
         if labels is None:
-            raise ValueError('candidate_labels is missing: name the known classes, for example ["cat", "dog"]')
+            raise ValueError('`candidate_labels` is missing; name the known classes, such as ["cat", "dog"].')
         check_count("top_k", top_k)
-        detector = OODDetector(self.encoder, labels, **options)
+        detector = OODDetector(self.encoder, validate_labels(labels, "candidate_labels"), **options)
         detector.explain_missing_verdict()
         numbered = number_images(images)
         if numbered is None:
@@ -109,7 +141,7 @@ class OODPipeline(Pipeline):
         return {}, {}, options
 
     def preprocess(self, item: Any) -> dict[str, Tensor]:  # type: ignore[override]
-        position, image = item if isinstance(item, tuple) else (None, item)
+        position, image = item if isinstance(item, tuple) else (None, image_of(item))
         return {"pixel_values": self.encoder.pixel_values([image], start=position)}
 
     def _forward(self, model_inputs: dict[str, Tensor]) -> dict[str, Tensor]:  # type: ignore[override]
@@ -120,22 +152,33 @@ class OODPipeline(Pipeline):
     ) -> OODResult:
         return detector.results(outputs["image_embeddings"], top_k)[0]
 
-    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
-        """Saves model and processor, from which `pipeline("ood-detection", model=save_directory)` makes this again.
+    def save_pretrained(
+        self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any
+    ) -> None:
+        """Save model and processor, from which `pipeline("ood-detection", model=save_directory)` makes this again.
 
         No code is saved: transformers would write the pipeline's own, which then could not be loaded without
         `trust_remote_code`.
 
         Args:
             save_directory (`str` or `os.PathLike`): The folder; made if it does not exist.
-            kwargs: Arguments of `PreTrainedModel.save_pretrained`, such as `max_shard_size`.
+            push_to_hub (`bool`, *optional*, defaults to `False`):
+                Whether to publish model and processor, too, in one commit, as `push_to_hub()` does.
+            kwargs:
+                Arguments of `PreTrainedModel.save_pretrained`, such as `max_shard_size`; for publishing, those of
+                `push_to_hub()`, such as `private`, and `repo_id`, by default the name of the folder.
         """
+        publishing = {name: kwargs.pop(name) for name in PUBLISHING_OPTIONS if name in kwargs}
         self.model.save_pretrained(save_directory, **kwargs)
         self.encoder.processor.save_pretrained(save_directory)
+        if push_to_hub:
+            if "max_shard_size" in kwargs:
+                publishing["max_shard_size"] = kwargs["max_shard_size"]
+            self.push_to_hub(publishing.pop("repo_id", Path(save_directory).resolve().name), **publishing)
 
 
 def register_pipeline() -> None:
-    """Makes `transformers.pipeline` know the task "ood-detection", with the embedded checkpoint as its default."""
+    """Make `transformers.pipeline` know the task "ood-detection", with the embedded checkpoint as its default."""
     PIPELINE_REGISTRY.register_pipeline(
         TASK,
         pipeline_class=OODPipeline,
@@ -147,8 +190,8 @@ def register_pipeline() -> None:
 
 
 def _explain_default(record: logging.LogRecord) -> bool:
-    """Puts what the embedded checkpoint is in place of transformers' remark that no model was supplied."""
-    if record.levelno == logging.WARNING and EMBEDDED_CHECKPOINT in record.getMessage():
+    """Put what the embedded checkpoint is in place of transformers' remark that no model was supplied."""
+    if record.getMessage().startswith(f"No model was supplied, defaulted to {EMBEDDED_CHECKPOINT} and revision "):
         record.msg, record.args = EMBEDDED_NOTICE, ()
     return True
 

@@ -8,6 +8,7 @@ hand-crafted prompts feeds the pairs.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 DEFAULT_TEMPLATES: tuple[str, ...] = (
     "a photo of a {}.",
@@ -42,11 +43,12 @@ def _string_list(values: object, name: str, example: str) -> list[str]:
     return list(values)
 
 
-def validate_labels(labels: Sequence[str]) -> list[str]:
+def validate_labels(labels: Sequence[str], name: str = "labels") -> list[str]:
     """Check a list of class labels and return it as a list, unchanged in content and order.
 
     Args:
         labels (`Sequence[str]`): One text per class. One label is allowed here; some scores need two.
+        name (`str`, *optional*, defaults to `"labels"`): How error messages call the argument.
 
     Returns:
         `list[str]`: The labels.
@@ -64,12 +66,12 @@ def validate_labels(labels: Sequence[str]) -> list[str]:
 
     ```
     """
-    checked = _string_list(labels, "labels", '["cat", "dog"]')
+    checked = _string_list(labels, name, '["cat", "dog"]')
     first_seen: dict[str, int] = {}
     for position, label in enumerate(checked):
         if label in first_seen:
             raise ValueError(
-                f"`labels` contains {label!r} twice (positions {first_seen[label]} and {position}); "
+                f"`{name}` contains {label!r} twice (positions {first_seen[label]} and {position}); "
                 f"every class needs its own label, remove the duplicate."
             )
         first_seen[label] = position
@@ -133,5 +135,45 @@ def fill_templates(labels: Sequence[str], templates: Sequence[str]) -> list[str]
     ```
     """
     checked_labels, checked_templates = validate_labels(labels), validate_templates(templates)
-    # `str.format` would read braces inside a label or elsewhere in the template as fields
+    # `str.format` would read braces inside a label or elsewhere in the template as fields.
     return [template.replace("{}", label) for label in checked_labels for template in checked_templates]
+
+
+def resolve_templates(model: Any, processor: Any) -> tuple[list[str], list[str]]:
+    """Find the templates that belong to a model and its processor, which must agree.
+
+    Args:
+        model ([`~transformers.CLIPModel`] or [`CLIPNModel`]): Its configuration has templates if it is a CLIPN.
+        processor ([`~transformers.CLIPProcessor`] or [`CLIPNProcessor`]):
+            The latter may have templates; `None` there stands for those of the model.
+
+    Returns:
+        `tuple[list[str], list[str]]`: The templates of the text encoder and of the "no" text encoder, which are
+        `DEFAULT_TEMPLATES` for a plain CLIP.
+
+    Raises:
+        ValueError: Model and processor have different templates.
+
+    Example:
+
+    ```python
+    >>> from clipn_hf import CLIPNModel, CLIPNProcessor
+    >>> from clipn_hf.prompts import resolve_templates
+    >>> model = CLIPNModel.from_pretrained("org/clipn")  # doctest: +SKIP
+    >>> processor = CLIPNProcessor.from_pretrained("org/clipn")  # doctest: +SKIP
+    >>> processor.templates, processor.no_templates = resolve_templates(model, processor)  # doctest: +SKIP
+
+    ```
+    """
+    resolved = []
+    for name in ("templates", "no_templates"):
+        of_model, of_processor = (getattr(owner, name, None) for owner in (model.config, processor))
+        if of_model is not None and of_processor is not None and list(of_model) != list(of_processor):
+            raise ValueError(
+                f"The model and its processor disagree on `{name}`: the configuration of the model has "
+                f"{list(of_model)}, the processor {list(of_processor)}. Set `processor.{name} = None` to use the "
+                f"model's, or `model.config.{name} = processor.{name}` to use the processor's."
+            )
+        resolved.append(of_processor if of_processor is not None else of_model)
+    templates = list(DEFAULT_TEMPLATES if resolved[0] is None else resolved[0])
+    return templates, list(templates if resolved[1] is None else resolved[1])

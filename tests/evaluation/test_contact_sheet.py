@@ -6,8 +6,9 @@ from PIL import Image, ImageColor
 
 from clipn_hf.evaluation import contact_sheet as module
 from clipn_hf.evaluation.contact_sheet import Tile, contact_sheet
+from clipn_hf.verdicts import VERDICTS
 
-GREEN, VERMILION, GREY = (ImageColor.getrgb(color) for _, color in module._VERDICTS.values())
+GREEN, VERMILION, GREY = (ImageColor.getrgb(verdict.color) for verdict in VERDICTS.values())
 BLUE = (10, 20, 200)
 
 
@@ -107,7 +108,7 @@ def test_the_same_tiles_give_the_same_picture() -> None:
 
 
 def test_bad_arguments() -> None:
-    with pytest.raises(ValueError, match="at least one tile"):
+    with pytest.raises(ValueError, match="`tiles` is empty; a contact sheet needs at least one"):
         contact_sheet([])
     with pytest.raises(ValueError, match="`columns` must be at least 1, got 0"):
         contact_sheet([tile()], columns=0)

@@ -109,9 +109,9 @@ def test_bad_scores_are_refused(bad: Any, message: str) -> None:
 
 def test_bad_operating_points_are_refused() -> None:
     for tpr in (0, -0.1, 1.5, float("nan"), 95):
-        with pytest.raises(ValueError, match="tpr must be a number in"):
+        with pytest.raises(ValueError, match="`tpr` must be a number in"):
             fpr_at_tpr([0.1], [0.2], tpr)
-    with pytest.raises(ValueError, match="positive must be 'id' or 'ood', but got 'in'"):
+    with pytest.raises(ValueError, match="`positive` must be 'id' or 'ood', got 'in'"):
         fpr_at_tpr([0.1], [0.2], positive="in")  # type: ignore[arg-type]
 
 

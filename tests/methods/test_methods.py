@@ -2,11 +2,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every row of the table through the same battery."""
 
+import inspect
+import re
+import subprocess
+import sys
+
 import pytest
 import torch
 
 from clipn_hf import scores
-from clipn_hf.methods import METHODS, NEEDS, Method, MethodInputs, get_method
+from clipn_hf.methods import METHODS, NEEDS, Method, MethodInputs, get_method, method_inputs
 
 every_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS.keys())
 
@@ -89,27 +94,66 @@ def test_settings_are_overridable_and_unknown_ones_errors(method: Method) -> Non
         assert changed == {**method.settings, name: 2 * value}
         assert not torch.equal(method.score(inputs(), **changed), method.score(inputs(), **method.settings))
     assert method.resolve_settings({}) == method.settings
-    with pytest.raises(TypeError, match=f"method {method.name} got the unknown setting tempratur; it has"):
+    known = ", ".join(f"`{name}`" for name in method.settings) or "none"
+    suggestion = ", did you mean `temperature`?" if method.settings else "."
+    message = f"Method {method.name} does not know `tempratur`{suggestion} Known are: {known}."
+    with pytest.raises(TypeError, match=f"^{re.escape(message)}$"):
         method.resolve_settings({"tempratur": 1.0})
+    with pytest.raises(
+        TypeError, match=r"`treshold`, did you mean `threshold`\? Known are: .*`threshold`, `top_k`\.$"
+    ):
+        method.resolve_settings({"treshold": 1.0}, ("threshold", "top_k"))
 
 
-@pytest.mark.parametrize(
-    ("name", "direct"),
-    [
-        ("atd", lambda x: scores.atd(x.logits, x.no_logits)),
-        ("ctw", lambda x: scores.ctw(x.logits, x.no_logits)),
-        ("mcm", lambda x: scores.mcm(x.similarity)),
-        ("msp", lambda x: scores.msp(x.logits)),
-        ("max_logit", lambda x: scores.max_logit(x.logits)),
-        ("energy", lambda x: scores.energy(x.logits)),
-    ],
-)
-def test_method_calls_its_score(name: str, direct: object) -> None:
-    assert torch.equal(METHODS[name].score(inputs(), **METHODS[name].settings), direct(inputs()))  # type: ignore[operator]
+@every_method
+def test_score_and_decision_are_the_functions_of_that_name(method: Method) -> None:
+    """Of `clipn_hf.scores`, whose parameters say which of the inputs they take."""
+    given, function = inputs(), getattr(scores, method.name)
+    matrices = [name for name in inspect.signature(function).parameters if hasattr(given, name)]
+    assert matrices
+    arguments = [getattr(given, name) for name in matrices]
+    settings = {name: 1.5 * value for name, value in method.settings.items()}
+    assert settings.keys() == inspect.signature(function).parameters.keys() - set(matrices)
+    assert torch.equal(method.score(given, **settings), function(*arguments, **settings))
+    rule = getattr(scores, f"{method.name}_is_ood", None)
+    assert (rule is None) == (method.is_ood is None)
+    if method.is_ood is not None and rule is not None:
+        assert torch.equal(method.is_ood(given), rule(*arguments))
+
+
+def test_every_score_is_a_method() -> None:
+    helpers = {"atd_probabilities", *(name for name in scores.__all__ if name.endswith("_is_ood"))}
+    assert set(METHODS) == set(scores.__all__) - helpers
+
+
+def test_inputs_are_cosines_and_logits() -> None:
+    generator = torch.Generator().manual_seed(0)
+    images, text, no_text = (torch.randn(count, 8, generator=generator) for count in (5, 3, 3))
+    text, no_text = torch.nn.functional.normalize(text), torch.nn.functional.normalize(no_text)
+    found = method_inputs(7 * images, text, no_text, 20.0)
+    cosines = torch.cosine_similarity(images[:, None], text[None], dim=2)
+    no_cosines = torch.cosine_similarity(images[:, None], no_text[None], dim=2)
+    torch.testing.assert_close(found.similarity, cosines)
+    torch.testing.assert_close(found.logits, 20 * cosines)
+    torch.testing.assert_close(found.no_logits, 20 * no_cosines)
+    assert method_inputs(images, text).no_logits is None
+    half = method_inputs(images.half(), text, logit_scale=20.0)
+    assert half.logits.dtype == torch.float32
+    torch.testing.assert_close(half.logits, 20 * cosines, rtol=0, atol=0.05)
+
+
+def test_table_is_read_without_torch() -> None:
+    code = (
+        "import sys; sys.argv = ['clipn-hf']\n"
+        "from clipn_hf.methods import METHODS\n"
+        "print([row.settings for row in METHODS.values()] and 'torch' in sys.modules)"
+    )
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert process.stdout == "False\n"
 
 
 def test_unknown_method_names_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="unknown method 'odin'; the methods are atd, ctw, mcm, msp"):
+    with pytest.raises(ValueError, match="`method` must be one of atd, ctw, mcm, msp, .*, got 'odin'"):
         get_method("odin")
-    with pytest.raises(ValueError, match="unknown method None"):
+    with pytest.raises(ValueError, match="got None"):
         get_method(None)  # type: ignore[arg-type]

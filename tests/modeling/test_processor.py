@@ -11,7 +11,7 @@ from PIL import Image
 from transformers import CLIPProcessor
 
 from clipn_hf import CLIPNProcessor
-from clipn_hf.prompts import DEFAULT_TEMPLATES
+from clipn_hf.prompts import DEFAULT_TEMPLATES, fill_templates
 
 
 @pytest.fixture
@@ -41,8 +41,19 @@ def test_prompts_of_given_templates(processor: CLIPNProcessor) -> None:
 
 def test_default_templates(tiny_processor: CLIPProcessor) -> None:
     parts = tiny_processor.image_processor, tiny_processor.tokenizer
-    assert CLIPNProcessor(*parts).templates == CLIPNProcessor(*parts).no_templates == list(DEFAULT_TEMPLATES)
-    assert CLIPNProcessor(*parts, templates=["a {}."]).no_templates == ["a {}."]
+    processor = CLIPNProcessor(*parts)
+    assert processor.templates is processor.no_templates is None
+    assert processor.build_prompts(["cat"]) == fill_templates(["cat"], DEFAULT_TEMPLATES)
+    assert processor.build_no_prompts(["cat"]) == fill_templates(["cat"], DEFAULT_TEMPLATES)
+    processor = CLIPNProcessor(*parts, templates=["a {}."])
+    assert processor.no_templates is None
+    assert processor.build_no_prompts(["cat"]) == ["a cat."]
+
+
+def test_absent_templates_stay_absent(tiny_processor: CLIPProcessor, tmp_path: Path) -> None:
+    CLIPNProcessor(tiny_processor.image_processor, tiny_processor.tokenizer).save_pretrained(tmp_path)
+    loaded = CLIPNProcessor.from_pretrained(tmp_path)
+    assert loaded.templates is loaded.no_templates is None
 
 
 def test_round_trip(processor: CLIPNProcessor, image: Image.Image, tmp_path: Path) -> None:
@@ -66,9 +77,9 @@ def test_templates_given_when_loading_win(processor: CLIPNProcessor, tmp_path: P
     assert loaded.no_templates == processor.no_templates
 
 
-def test_a_clip_processor_folder_loads_with_default_templates(clip_folder: Path, image: Image.Image) -> None:
+def test_a_clip_processor_folder_loads_without_templates(clip_folder: Path, image: Image.Image) -> None:
     loaded = CLIPNProcessor.from_pretrained(clip_folder)
-    assert loaded.templates == loaded.no_templates == list(DEFAULT_TEMPLATES)
+    assert loaded.templates is loaded.no_templates is None
     expected = CLIPProcessor.from_pretrained(clip_folder)(images=image, text="a cat", return_tensors="pt")
     result = loaded(images=image, text="a cat", return_tensors="pt")
     for name in expected:

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A toy problem that fits into memory, and a trainer for it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

@@ -20,16 +20,16 @@ from torch.utils.data import DataLoader
 from transformers import CLIPProcessor
 
 from clipn_hf import CLIPNProcessor
-from clipn_hf.training.data import (
+from clipn_hf.prompts import DEFAULT_TEMPLATES
+from clipn_hf.training import (
     Augmentation,
     ImageTextCollator,
     ImageTextDataset,
     get_image_size,
-    group_id,
     load_image_text_dataset,
     load_labelled_images,
-    read_image,
 )
+from clipn_hf.training.rows import group_id, read_image
 
 CAPTIONS = ["a cat", "a dog", "a red bird", "a blue car on the house", "a tree", "an apple"]
 COLOURS = [(250, 0, 0), (0, 250, 0), (0, 0, 250), (250, 250, 0), (0, 250, 250), (250, 0, 250)]
@@ -191,7 +191,6 @@ def test_worker_processes_change_nothing(
 def test_unusable_rows_are_replaced_and_reported(
     processor: CLIPNProcessor, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("clipn_hf.training.data.logger.propagate", True, raising=False)
     missing = tmp_path / "gone.png"
     images = [picture(colour) for colour in COLOURS] * 3
     captions: list[str | None] = [f"caption {index}" for index in range(18)]
@@ -213,7 +212,7 @@ def test_unusable_rows_are_replaced_and_reported(
     assert used[6:] == ["caption 5", "caption 6"]
     assert list(dataset.skipped) == [f"row {index}" for index in (0, 1, 2, 3, 4, 18)]
     assert "0 bytes" in dataset.skipped["row 0"]
-    assert "no caption in caption" in dataset.skipped["row 3"]
+    assert "There is no caption in caption." in dataset.skipped["row 3"]
     assert "gone.png" in dataset.skipped["row 18"]
     assert ImageTextCollator(processor)(examples)["pixel_values"].shape == (8, 3, 32, 32)
     assert dataset.__getitems__([0, 1, 2, 3, 4, 18, 5, 6])[0]["caption"] == used[0], "the replacement is not fixed"
@@ -229,7 +228,7 @@ def test_replacements_repeat_rows_only_when_there_are_no_others() -> None:
 
 def test_a_set_without_usable_rows_is_an_error() -> None:
     rows = image_rows([b"broken"] * 4, caption=["a", "b", "c", "d"])
-    with pytest.raises(RuntimeError, match=r"100 rows one after the other .*row \d: the image cannot be read"):
+    with pytest.raises(RuntimeError, match=r"100 rows one after the other .*row \d: The image cannot be read"):
         ImageTextDataset(rows)[0]
 
 
@@ -311,6 +310,18 @@ def test_handcrafted_prompts_are_drawn_in_pairs(rows: datasets.Dataset, tiny_pro
         ImageTextCollator(processor)([dataset[0]])
 
 
+def test_templates_that_are_left_to_the_model(rows: datasets.Dataset, processor: CLIPNProcessor) -> None:
+    example = {**ImageTextDataset(rows)[0], "template_draw": 0.0}
+    processor.templates = processor.no_templates = None
+    assert "no_input_ids" not in ImageTextCollator(processor)([example])
+    processor.no_templates = [f"not {template}" for template in DEFAULT_TEMPLATES]
+    batch = ImageTextCollator(processor)([example])
+    texts = [
+        processor.tokenizer.decode(batch[name][0], skip_special_tokens=True) for name in ("input_ids", "no_input_ids")
+    ]
+    assert texts == ["a photo of a a cat .", "not a photo of a a cat ."]
+
+
 def test_image_embeddings_take_the_place_of_images(
     rows: datasets.Dataset, processor: CLIPNProcessor, tmp_path: Path
 ) -> None:
@@ -363,6 +374,63 @@ def test_augmentation_flips() -> None:
     assert np.array_equal(augmentation(image, np.random.default_rng(0)), np.asarray(image)[:, ::-1])
 
 
+def coloured(size: tuple[int, int] = (40, 30)) -> Image.Image:
+    pixels = np.random.default_rng(0).integers(40, 200, (size[1], size[0], 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def test_augmentation_makes_grey() -> None:
+    image = coloured()
+    always = Augmentation((20, 20), grayscale_probability=1.0)
+    grey = np.asarray(always(image, np.random.default_rng(0)), dtype=int)
+    assert np.ptp(grey, axis=2).max() == 0
+    plain = np.asarray(Augmentation((20, 20))(image, np.random.default_rng(0)), dtype=float)
+    assert np.abs(grey[..., 0] - plain @ [0.299, 0.587, 0.114]).max() <= 1
+    sometimes = Augmentation((20, 20), grayscale_probability=0.3)
+    drawn = [np.ptp(np.asarray(sometimes(image, np.random.default_rng(seed))), axis=2).max() for seed in range(200)]
+    assert 30 < drawn.count(0) < 90
+
+
+def test_augmentation_changes_colours_within_its_strength() -> None:
+    image = Image.new("RGB", (10, 10), (200, 100, 50))
+    augmentation = Augmentation((10, 10), color_jitter=0.2)
+    results = [augmentation(image, np.random.default_rng(seed)).getpixel((0, 0)) for seed in range(100)]
+    assert len(set(results)) > 50
+    # Of one colour, contrast pulls towards its grey, and brightness multiplies everything.
+    brightness = [sum(pixel) / 350 for pixel in results]
+    assert 0.75 < min(brightness) < 0.9 < 1.1 < max(brightness) < 1.25
+    saturation = [(pixel[0] - pixel[2]) / (150 * level) for pixel, level in zip(results, brightness, strict=True)]
+    assert 0.6 < min(saturation) < 0.9 < 1.1 < max(saturation) < 1.5
+
+
+def test_changes_of_colour_leave_the_crops_as_they_are() -> None:
+    image = coloured((60, 50))
+    common = {"size": (16, 16), "crop_scale": (0.3, 0.9), "flip_probability": 0.5}
+    for seed in range(10):
+        plain = Augmentation(**common)(image, np.random.default_rng(seed))
+        grey = Augmentation(**common, grayscale_probability=1.0)(image, np.random.default_rng(seed))
+        assert np.array_equal(np.asarray(plain.convert("L")), np.asarray(grey)[..., 0])
+        jittered = Augmentation(**common, color_jitter=1e-9)(image, np.random.default_rng(seed))
+        assert np.abs(np.asarray(plain, dtype=int) - np.asarray(jittered)).max() <= 1
+    # The crop of seed 0 is fixed: caches of embeddings and resumed runs rely on it.
+    left_to_right = Image.fromarray(np.repeat(np.arange(250, dtype=np.uint8)[None, :, None], 3, axis=2).repeat(200, 0))
+    first = np.asarray(Augmentation((4, 4), crop_scale=(0.3, 0.9))(left_to_right, np.random.default_rng(0)))
+    assert first[0, :, 0].tolist() == [24, 67, 111, 154]
+
+
+def test_colours_are_drawn_anew_for_each_row_and_epoch(rows: datasets.Dataset) -> None:
+    dataset = ImageTextDataset(rows, augmentation=Augmentation((8, 8), color_jitter=0.5))
+    seen = []
+    for epoch in (0, 1, 0):
+        dataset.set_epoch(epoch)
+        seen.append(np.asarray(dataset[3]["image"]))
+    assert np.array_equal(seen[0], seen[2])
+    assert not np.array_equal(seen[0], seen[1])
+    first, second = dataset.read_views(3, 2)
+    assert not np.array_equal(first, second)
+    assert np.array_equal(first, dataset.read_views(3, 2)[0])
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -371,6 +439,8 @@ def test_augmentation_flips() -> None:
         ({"crop_scale": (0.5, 1.5)}, "`crop_scale`"),
         ({"crop_ratio": (2.0, 1.0)}, "`crop_ratio`"),
         ({"flip_probability": 1.5}, r"`flip_probability` must lie in \[0, 1\], got 1.5"),
+        ({"color_jitter": 1.5}, r"`color_jitter` must lie in \[0, 1\], got 1.5"),
+        ({"grayscale_probability": -0.1}, r"`grayscale_probability` must lie in \[0, 1\], got -0.1"),
     ],
 )
 def test_augmentation_refuses(arguments: dict[str, object], message: str) -> None:
@@ -383,7 +453,9 @@ def test_image_size_of_processors(processor: CLIPNProcessor) -> None:
     processor.image_processor.size = {"height": 20, "width": 30}
     assert get_image_size(processor.image_processor) == (20, 30)
     processor.image_processor.size = {"longest_edge": 20}
-    with pytest.raises(ValueError, match="'shortest_edge' or 'height' and 'width'"):
+    with pytest.raises(
+        ValueError, match="must have 'shortest_edge', or 'height' and 'width', got {'longest_edge': 20}"
+    ):
         get_image_size(processor.image_processor)
 
 
@@ -425,11 +497,11 @@ def test_fingerprints_follow_the_content(rows: datasets.Dataset, tmp_path: Path)
         ({"caption_templates": ["a photo"]}, "`caption_templates.0.` must contain `{}` exactly once"),
         ({"seed": -1}, "`seed` must not be negative"),
         ({"filters": {"caption": ["nothing"]}}, "no rows"),
-        ({"source": "missing/*.parquet"}, "no file matches missing"),
-        ({"source": "./missing"}, "there is no folder ./missing"),
-        ({"source": ["a.tar", "b.parquet"]}, "files of one kind"),
+        ({"source": "missing/*.parquet"}, "No file matches missing"),
+        ({"source": "./missing"}, "There is no folder ./missing"),
+        ({"source": ["a.tar", "b.parquet"]}, "must be of one kind"),
         ({"source": __file__}, "a file of an unknown kind; expected one of .parquet"),
-        ({"source": []}, "no data set given"),
+        ({"source": []}, "No data set is given"),
         ({"streaming": True, "shuffle_buffer": 0}, "`shuffle_buffer` must be at least 1"),
     ],
 )

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Cached image embeddings: the numbers of the model, and never those of other images, weights or settings."""
 
+import dataclasses
 import io
 import json
 from collections.abc import Callable
@@ -16,9 +17,7 @@ from torch.nn.functional import normalize
 from transformers import CLIPProcessor
 
 from clipn_hf import CLIPNModel, CLIPNProcessor
-from clipn_hf.training import image_cache
-from clipn_hf.training.data import Augmentation, ImageTextCollator, ImageTextDataset
-from clipn_hf.training.image_cache import build_image_cache
+from clipn_hf.training import Augmentation, ImageTextCollator, ImageTextDataset, build_image_cache, image_cache
 
 AUGMENTATION = Augmentation((32, 32), crop_scale=(0.3, 0.9), flip_probability=0.5)
 
@@ -138,6 +137,14 @@ def change_augmentation(model: CLIPNModel, processor: CLIPNProcessor, settings: 
     settings["augmentation"] = Augmentation((32, 32), crop_scale=(0.3, 0.91), flip_probability=0.5)
 
 
+def change_colours(model: CLIPNModel, processor: CLIPNProcessor, settings: dict[str, object]) -> None:
+    settings["augmentation"] = dataclasses.replace(AUGMENTATION, color_jitter=0.3)
+
+
+def change_greys(model: CLIPNModel, processor: CLIPNProcessor, settings: dict[str, object]) -> None:
+    settings["augmentation"] = dataclasses.replace(AUGMENTATION, grayscale_probability=0.9)
+
+
 def change_seed(model: CLIPNModel, processor: CLIPNProcessor, settings: dict[str, object]) -> None:
     settings["seed"] = 1
 
@@ -154,6 +161,8 @@ def change_views(model: CLIPNModel, processor: CLIPNProcessor, settings: dict[st
         change_projection,
         change_processor,
         change_augmentation,
+        change_colours,
+        change_greys,
         change_seed,
         change_views,
     ],

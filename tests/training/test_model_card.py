@@ -16,7 +16,6 @@ from huggingface_hub import HfApi, ModelCard
 from PIL import Image
 from transformers import CLIPProcessor
 
-import clipn_hf
 from clipn_hf import CLIPNModel, CLIPNProcessor
 from clipn_hf.training import model_card
 from clipn_hf.training.clipn_config import CLIPNTrainingArguments
@@ -215,7 +214,7 @@ def test_long_logs_are_thinned(tiny_clipn: CLIPNModel, processor: CLIPNProcessor
 
 
 @pytest.mark.parametrize("tuning", ["lora", "trainable_tokens"])
-def test_adapters_say_what_they_go_onto(
+def test_adapters_are_used_like_models(
     tuning: str, tiny_clipn: CLIPNModel, processor: CLIPNProcessor, tmp_path: Path
 ) -> None:
     card = write_model_card(
@@ -226,15 +225,25 @@ def test_adapters_say_what_they_go_onto(
         model_id="org/adapter",
         base_model="org/base",
     ).read_text(encoding="utf-8")
-    assert ModelCard(card).data.library_name == "peft"
-    assert 'base = CLIPNModel.from_clip("org/base", no_prompt_type="learnable")' in card
-    assert 'PeftModel.from_pretrained(base, "org/adapter")' in card
-    assert ("add_no_tokens(base, processor, num_tokens=4)" in card) == (tuning == "trainable_tokens")
+    data = ModelCard(card).data
+    assert (data.library_name, data.base_model) == ("peft", "org/base")
+    assert 'detect = pipeline("ood-detection", model="org/adapter")' in card
     assert ("`lora_rank`" in card) == (tuning == "lora")
-    snippet = re.search(r"```python\n(.*?)\n```", card, re.DOTALL)[1]
-    compile(snippet, "snippet", "exec")
-    for name in re.search(r"from clipn_hf import (.*)", snippet)[1].split(", "):
-        assert hasattr(clipn_hf, name)
+    assert ("`num_trainable_tokens`" in card) == (tuning == "trainable_tokens")
+
+
+def test_several_held_out_sets(tiny_clipn: CLIPNModel, processor: CLIPNProcessor, tmp_path: Path) -> None:
+    losses = {"loss": 1.5, "itbo_yes_loss": 0.5, "itbo_no_loss": 0.25, "tso_loss": 2.25}
+    log = [
+        {"eval_near_loss": 9.0, "eval_near_itbo_yes_loss": 9.0, "epoch": 1.0, "step": 10},
+        {**{f"eval_near_{name}": value for name, value in losses.items()}, "epoch": 2.0, "step": 20},
+        {**{f"eval_far_{name}": 2 * value for name, value in losses.items()}, "epoch": 2.0, "step": 20},
+        {"eval_ood_auroc_atd": 0.9375, "eval_ood_fpr95_atd": 0.25, "epoch": 2.0, "step": 20},
+    ]
+    card = write_model_card(tmp_path, model=tiny_clipn, processor=processor, log_history=log).read_text("utf-8")
+    assert "| near | 1.5000 | 0.5000 | 0.2500 | 2.2500 |\n| far | 3.0000 | 1.0000 | 0.5000 | 4.5000 |" in card
+    assert "| ATD | 93.8 | 25.0 |" in card
+    assert "| step | epoch | AUROC of ATD |" in card
 
 
 def test_upload_is_complete_and_free_of_code(

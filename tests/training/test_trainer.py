@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import datasets
 import numpy as np
@@ -20,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import default_collate
 from transformers import CLIPModel, TrainerCallback
 
-from clipn_hf import CLIPNModel, CLIPNProcessor, OODDetector, clipn_loss
+from clipn_hf import CLIPNModel, CLIPNProcessor, OODDetector, clipn_loss, itbo_loss
 from clipn_hf.evaluation.metrics import auroc, fpr_at_tpr
 from clipn_hf.training import Augmentation, CLIPNTrainer, CLIPNTrainingArguments, ImageTextCollator, ImageTextDataset
 
@@ -86,6 +87,7 @@ def test_defaults_are_the_recipe_of_the_authors(tmp_path: Path) -> None:
         ({"tuning": "prefix"}, "'trainable_tokens'.*got 'prefix'"),
         ({"yes_weight": -1.0}, "`yes_weight`.*got -1.0"),
         ({"tso_weight": math.nan}, "`tso_weight`.*got nan"),
+        ({"image_embeds_noise": -0.1}, "`image_embeds_noise`.*got -0.1"),
         ({"lora_rank": 0}, "`lora_rank`.*got 0"),
         ({"lora_dropout": 1.0}, "`lora_dropout`.*got 1.0"),
         ({"num_trainable_tokens": 0}, "`num_trainable_tokens`.*got 0"),
@@ -128,6 +130,28 @@ def test_loss_is_the_weighted_sum_of_the_logged_terms(
         assert loss == pytest.approx(np.dot([0.2, 0.3, 1.5], terms), rel=1e-5)
     terms = [metrics[f"eval_{name}"] for name in names]
     assert metrics["eval_loss"] == pytest.approx(np.dot([0.2, 0.3, 1.5], terms), rel=1e-5)
+
+
+def test_noise_moves_image_embeddings_in_training_alone(
+    tiny_clipn: CLIPNModel, make_trainer: MakeTrainer, pairs: Pairs
+) -> None:
+    batch = default_collate(pairs[:8])
+    seen: dict[float, list[torch.Tensor]] = {0.0: [], 0.5: []}
+    for noise, embeds in seen.items():
+        trainer = make_trainer(tiny_clipn, image_embeds_noise=noise)
+        with patch("clipn_hf.training.clipn_trainer.itbo_loss", wraps=itbo_loss) as loss:
+            for mode in (True, True, False):
+                trainer.compute_loss(tiny_clipn.train(mode), dict(batch))
+        embeds += [call.args[0].detach() for call in loss.call_args_list]
+    first, second, evaluated = seen[0.5]
+    for embeds, clean in zip(seen[0.5], seen[0.0], strict=True):
+        torch.testing.assert_close(embeds.norm(dim=1), torch.ones(8))
+        if embeds is evaluated:
+            assert torch.equal(embeds, clean)
+    assert not torch.equal(first, second)
+    # The noise is at right angles to the embedding but for a small part, so that the cosine is 1 / sqrt(1 + 0.5²).
+    cosines = torch.stack([(x * clean).sum(dim=1) for x, clean in zip((first, second), seen[0.0][:2], strict=True)])
+    assert cosines.mean().item() == pytest.approx(1 / math.sqrt(1.25), abs=0.05)
 
 
 def test_evaluation_reports_the_losses_of_the_batches(
@@ -428,6 +452,93 @@ def test_ood_detection_is_evaluated(
     results = detector([image["bytes"] for image in images[:4]])
     right = [result["label"] == label for result, label in zip(results, ["cat", "dog", "car", "cat"], strict=True)]
     assert metrics[1]["eval_id_accuracy"] == pytest.approx(np.mean(right))
+
+
+@pytest.fixture
+def ood_data() -> dict[str, datasets.Dataset]:
+    features = {"image": datasets.Image(decode=False), "label": datasets.ClassLabel(names=["cat", "dog"])}
+    return {
+        "id_dataset": datasets.Dataset.from_dict(
+            {"image": [picture(seed) for seed in range(4)], "label": [0, 1, 0, 1]},
+            features=datasets.Features(features),
+        ),
+        "ood_dataset": datasets.Dataset.from_dict(
+            {"image": [picture(seed) for seed in range(4, 7)]},
+            features=datasets.Features({"image": features["image"]}),
+        ),
+    }
+
+
+OOD_METRICS = {f"eval_ood_{metric}_{method}" for metric in ("auroc", "fpr95") for method in ("mcm", "ctw", "atd")}
+
+
+def test_ood_detection_is_evaluated_without_pairs(
+    tiny_clipn: CLIPNModel,
+    make_trainer: MakeTrainer,
+    pairs: Pairs,
+    ood_data: dict[str, datasets.Dataset],
+    tmp_path: Path,
+) -> None:
+    expected = make_trainer(copy.deepcopy(tiny_clipn), eval_dataset=pairs, **ood_data).evaluate()
+    trainer = make_trainer(
+        tiny_clipn,
+        max_steps=4,
+        eval_strategy="steps",
+        eval_steps=2,
+        save_strategy="steps",
+        save_steps=2,
+        load_best_model_at_end=True,
+        metric_for_best_model="ood_auroc_atd",
+        **ood_data,
+    )
+    metrics = trainer.evaluate()
+    assert metrics.keys() - {"epoch"} == {*OOD_METRICS, "eval_id_accuracy"}
+    assert metrics.items() - {("epoch", 0)} <= expected.items()
+    trainer.train()
+    assert [entry["step"] for entry in trainer.state.log_history if "eval_ood_auroc_atd" in entry] == [2, 4]
+    assert trainer.state.best_metric == max(logged(trainer, "eval_ood_auroc_atd"))
+    with pytest.raises(ValueError, match="eval_dataset"):
+        make_trainer(tiny_clipn).evaluate()
+
+
+def test_ood_detection_is_evaluated_once_for_several_sets(
+    tiny_clipn: CLIPNModel,
+    make_trainer: MakeTrainer,
+    pairs: Pairs,
+    ood_data: dict[str, datasets.Dataset],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls: list[int] = []
+    measure = CLIPNTrainer._ood_metrics
+    monkeypatch.setattr(CLIPNTrainer, "_ood_metrics", lambda self: calls.append(1) or measure(self))
+    trainer = make_trainer(tiny_clipn, eval_dataset={"near": pairs[:8], "far": pairs[8:20]}, **ood_data)
+    metrics = trainer.evaluate()
+    assert len(calls) == 1
+    assert OOD_METRICS | {"eval_near_loss", "eval_far_loss", "eval_far_tso_loss"} <= metrics.keys()
+    assert not [name for name in metrics if "near_ood" in name or "far_ood" in name]
+    assert metrics["eval_far_loss"] == pytest.approx(
+        make_trainer(tiny_clipn, eval_dataset=pairs[8:20]).evaluate()["eval_loss"]
+    )
+    assert logged(trainer, "eval_ood_auroc_atd") == [metrics["eval_ood_auroc_atd"]]
+    other = trainer.evaluate({"all": pairs}, metric_key_prefix="test")
+    assert {"test_all_loss", "test_ood_auroc_atd"} <= other.keys()
+    assert len(calls) == 2
+    trainer.predict(pairs)
+    assert len(calls) == 2
+
+
+def test_templates_come_from_the_model(
+    handcrafted: CLIPNModel, processor: CLIPNProcessor, make_trainer: MakeTrainer, tmp_path: Path
+) -> None:
+    assert processor.templates is None
+    trainer = make_trainer(handcrafted)
+    assert processor.templates == handcrafted.config.templates
+    assert processor.no_templates == handcrafted.config.no_templates != processor.templates
+    trainer.save_model(str(tmp_path / "saved"))
+    assert CLIPNProcessor.from_pretrained(tmp_path / "saved").no_templates == handcrafted.config.no_templates
+    processor.no_templates = processor.templates
+    with pytest.raises(ValueError, match="disagree on `no_templates`"):
+        make_trainer(handcrafted)
 
 
 def test_ood_data_that_does_not_fit(tiny_clipn: CLIPNModel, make_trainer: MakeTrainer) -> None:

@@ -174,6 +174,8 @@ def test_tokens_that_cannot_be_added(
         add_no_tokens(tiny_clipn, processor, num_tokens=2)
     with pytest.raises(ValueError, match="no_prompt_type='handcrafted'"):
         make_trainer(tiny_clipn, tuning="trainable_tokens")
+    with pytest.raises(ValueError, match="`num_tokens` must be at least 1, got 0"):
+        add_no_tokens(handcrafted, processor, num_tokens=0)
     with pytest.raises(ValueError, match="at least one word, got ' '"):
         add_no_tokens(handcrafted, processor, num_tokens=2, initial_text=" ")
 

@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import argparse
 import csv
-import os
 from pathlib import Path
 
 import datasets
+
+from clipn_hf.files import atomic_path
 
 FEATURES = datasets.Features(
     {
@@ -31,9 +32,8 @@ def main(folder: Path, out: Path) -> None:
         path = row["image"]
         row["image"] = {"bytes": (folder / path).read_bytes(), "path": path}
         row["keywords"] = [word for word in row["keywords"].split(";") if word]
-    partial = out.with_suffix(".partial")
-    datasets.Dataset.from_list(rows, features=FEATURES).to_parquet(partial)
-    os.replace(partial, out)
+    with atomic_path(out) as partial:
+        datasets.Dataset.from_list(rows, features=FEATURES).to_parquet(partial)
 
 
 if __name__ == "__main__":

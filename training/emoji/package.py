@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
-import tempfile
 from pathlib import Path
 
 import datasets
@@ -22,6 +20,7 @@ import numpy as np
 import torch
 
 from clipn_hf import CLIPNModel, CLIPNProcessor
+from clipn_hf.files import atomic_path
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "src" / "clipn_hf"
@@ -31,23 +30,14 @@ STYLE = "twemoji"
 MAX_BYTES = 12_000_000
 
 
-def replace_folder(partial: Path, target: Path) -> None:
-    """Move a finished folder to its place."""
-    if target.exists():
-        shutil.rmtree(target)
-    os.replace(partial, target)
-
-
 def write_checkpoint(source: Path, target: Path) -> None:
-    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        partial = Path(folder) / target.name
+    with atomic_path(target) as partial:
         CLIPNModel.from_pretrained(source, dtype=torch.float16).save_pretrained(partial)
         CLIPNProcessor.from_pretrained(source).save_pretrained(partial)
         shutil.copy(CARD, partial / "README.md")
         size = sum(file.stat().st_size for file in partial.iterdir())
         if size > MAX_BYTES:
             raise ValueError(f"The checkpoint has {size:,} bytes, at most {MAX_BYTES:,} fit; train a smaller model.")
-        replace_folder(partial, target)
     print(f"{target}: {size / 1e6:.1f} MB")
 
 
@@ -61,8 +51,7 @@ def write_samples(dataset: Path, target: Path, seed: int) -> None:
     drawn = generator.choice(inside, size=30, replace=False).tolist()
     known, near = drawn[:20], drawn[20:]
     far = generator.choice(outside, size=10, replace=False).tolist()
-    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        partial = Path(folder) / target.name
+    with atomic_path(target) as partial:
         partial.mkdir()
         images = []
         for kind, index in [("known", i) for i in known] + [("near", i) for i in near] + [("far", i) for i in far]:
@@ -74,7 +63,6 @@ def write_samples(dataset: Path, target: Path, seed: int) -> None:
         (partial / "samples.json").write_text(
             json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
         )
-        replace_folder(partial, target)
     print(f"{target}: {len(images)} pictures")
 
 

@@ -37,6 +37,8 @@ import resvg_py
 from PIL import Image
 from tqdm import tqdm
 
+from clipn_hf.files import atomic_path
+
 EMOJIBASE = "emojibase-data@17.0.0"
 TRAINING_STYLES = {
     "emojione": "@iconify-json/emojione@1.2.3",
@@ -231,27 +233,25 @@ def main(out: Path, styles: list[str], cache: Path) -> None:
     cache.mkdir(parents=True, exist_ok=True)
     concepts = load_concepts(fetch(EMOJIBASE, cache))
     naming = [load_icons(fetch(STYLES[style], cache)) for style in NAMING_STYLES]
-    partial = out.with_name(f"{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
     rows = []
-    with ProcessPoolExecutor() as pool:
-        for style in sorted(styles):
-            (partial / style).mkdir(parents=True)
-            sources = list(list_sources(style, fetch(STYLES[style], cache), concepts, naming))
-            seen: set[bytes] = set()
-            drawings = pool.map(draw, (source for _, source in sources), chunksize=16)
-            for (concept, _), drawing in zip(sources, tqdm(drawings, total=len(sources), desc=style), strict=True):
-                if drawing is None or drawing[0] in seen:
-                    continue
-                seen.add(drawing[0])
-                row = {**concept, "style": style, "image": f"{style}/{concept['concept']}.jpg"}
-                (partial / row["image"]).write_bytes(drawing[1])
-                rows.append(row)
-    with open(partial / "captions.csv", "w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    os.replace(partial, out)
+    with atomic_path(out) as partial:
+        with ProcessPoolExecutor() as pool:
+            for style in sorted(styles):
+                (partial / style).mkdir(parents=True)
+                sources = list(list_sources(style, fetch(STYLES[style], cache), concepts, naming))
+                seen: set[bytes] = set()
+                drawings = pool.map(draw, (source for _, source in sources), chunksize=16)
+                for (concept, _), drawing in zip(sources, tqdm(drawings, total=len(sources), desc=style), strict=True):
+                    if drawing is None or drawing[0] in seen:
+                        continue
+                    seen.add(drawing[0])
+                    row = {**concept, "style": style, "image": f"{style}/{concept['concept']}.jpg"}
+                    (partial / row["image"]).write_bytes(drawing[1])
+                    rows.append(row)
+        with open(partial / "captions.csv", "w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore", lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
     print(f"{len(rows)} images of {len({row['concept'] for row in rows})} concepts in {len(styles)} styles: {out}")
 
 

@@ -3,8 +3,8 @@
 """Contact sheet: what a detector said about each picture, to be taken in at a glance.
 
 Every picture sits in a card. Its frame and the band under it carry the verdict twice, in colour and in words: bluish
-green for known, vermilion for unknown (the pair from Okabe and Ito's palette that stays apart in every common form of
-colour blindness), grey where a method gave no verdict. Verdicts that are known to be wrong wear a cross.
+green for known, vermilion for unknown, grey where a method gave no verdict. Verdicts that are known to be wrong wear a
+cross.
 """
 
 import functools
@@ -16,7 +16,9 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont
 
-_PICTURE = 192  # side of the square that a picture is fitted into
+from ..verdicts import VERDICTS
+
+_PICTURE = 192  # Side of the square that a picture is fitted into.
 _FRAME = 9
 _CARD = _PICTURE + 2 * _FRAME
 _BAND = 36
@@ -31,7 +33,6 @@ _PAPER = "#F3F4F6"
 _RULE = "#D5D9DF"
 _INK = "#1A1F26"
 _FADED = "#5A6472"
-_VERDICTS = {False: ("KNOWN", "#009E73"), True: ("UNKNOWN", "#D55E00"), None: ("NO VERDICT", "#79828E")}
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Tile:
 def contact_sheet(
     tiles: Sequence[Tile], columns: int = 10, title: str | None = None, subtitle: str | None = None
 ) -> Image.Image:
-    """Draws pictures with their verdict, score and nearest label.
+    """Draw pictures with their verdict, score and nearest label.
 
     The label of a picture judged unknown is only the nearest of those there are: it gets a question mark.
     Tiles appear in the order given. Neighbours of the same `group` form a section under its heading. Pictures are
@@ -79,9 +80,9 @@ def contact_sheet(
         ValueError: There are no tiles, or `columns` is less than 1.
     """
     if not tiles:
-        raise ValueError("a contact sheet needs at least one tile, got none")
+        raise ValueError("`tiles` is empty; a contact sheet needs at least one.")
     if columns < 1:
-        raise ValueError(f"`columns` must be at least 1, got {columns}")
+        raise ValueError(f"`columns` must be at least 1, got {columns}.")
     sections = [(group, list(members)) for group, members in itertools.groupby(tiles, key=lambda tile: tile.group)]
     # With few pictures the sheet is only as wide as they are, or as the text above them is.
     lengths = [_font(size).getlength(_drawable(text or "")) for text, size in ((title, 56), (subtitle, 30))]
@@ -114,7 +115,7 @@ def contact_sheet(
 
 
 def fit_picture(image: Image.Image) -> Image.Image:
-    """Scales a picture to its size on a contact sheet, where it is not scaled again.
+    """Scale a picture to its size on a contact sheet, where it is not scaled again.
 
     Args:
         image (`PIL.Image.Image`): Of any size; mode RGB.
@@ -133,7 +134,7 @@ def fit_picture(image: Image.Image) -> Image.Image:
 
 
 def _draw_card(sheet: Image.Image, left: int, top: int, tile: Tile) -> None:
-    verdict, color = _VERDICTS[tile.is_ood]
+    verdict, color = VERDICTS[tile.is_ood]
     band_bottom = top + _CARD + _BAND
     sheet.paste("white", (left, top), _rounded(_CARD, _CARD_HEIGHT))
     # The frame's lower corners are square, where it meets the white below.
@@ -141,7 +142,7 @@ def _draw_card(sheet: Image.Image, left: int, top: int, tile: Tile) -> None:
     sheet.paste("white", (left + _FRAME, top + _FRAME, left + _FRAME + _PICTURE, top + _FRAME + _PICTURE))
     picture = fit_picture(tile.image)
     sheet.paste(picture, (left + (_CARD - picture.width) // 2, top + (_CARD - picture.height) // 2))
-    _write(sheet, left, top + _CARD - 5, verdict, size=27, width=_CARD, color="white", bold=True, center=True)
+    _write(sheet, left, top + _CARD - 5, verdict.upper(), size=27, width=_CARD, color="white", bold=True, center=True)
     label, label_color = (f"{tile.label}?", _FADED) if tile.is_ood else (tile.label, _INK)
     _write(sheet, left + 10, band_bottom + 9, label, size=26, width=_CARD - 20, color=label_color, center=True)
     score = f"score {tile.ood_score:.3f}"
@@ -168,7 +169,7 @@ def _write(
     # One weight is all there is: an outline of the same colour makes the bold one.
     stroke = size / 40 if bold else 0
     if font.getlength(text) > width:
-        text = text[:width]  # every letter is at least one pixel wide
+        text = text[:width]  # Every letter is at least one pixel wide.
         while text and font.getlength(f"{text}…") > width:
             text = text[:-1]
         text = f"{text.rstrip()}…"
@@ -178,7 +179,7 @@ def _write(
 
 
 def _drawable(text: str) -> str:
-    """The text in letters that the font has; without their accents letters stay readable."""
+    """Write the text in letters that the font has; without their accents letters stay readable."""
     letters = [letter for letter in unicodedata.normalize("NFKD", text) if not unicodedata.combining(letter)]
     return "".join(letter if letter.isascii() or letter in "…·‘’“”" else "?" for letter in letters)
 
@@ -190,7 +191,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 @functools.cache
 def _rounded(width: int, height: int) -> Image.Image:
-    """Mask of a rectangle with round corners."""
+    """Draw the mask of a rectangle with round corners."""
     # Pillow draws curves with steps: drawn larger and scaled down they are smooth.
     mask = Image.new("L", (4 * width, 4 * height))
     ImageDraw.Draw(mask).rounded_rectangle((0, 0, 4 * width - 1, 4 * height - 1), radius=4 * 18, fill=255)
@@ -199,7 +200,7 @@ def _rounded(width: int, height: int) -> Image.Image:
 
 @functools.cache
 def _cross() -> tuple[Image.Image, Image.Image]:
-    """Masks of a disc and of a cross in a slightly smaller disc."""
+    """Draw the masks of a disc and of a cross in a slightly smaller disc."""
     side = 4 * _BADGE
     disc, cross = Image.new("L", (side, side)), Image.new("L", (side, side))
     ImageDraw.Draw(disc).ellipse((0, 0, side - 1, side - 1), fill=255)

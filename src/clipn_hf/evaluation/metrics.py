@@ -18,7 +18,7 @@ Scores = npt.ArrayLike | Tensor
 
 
 def auroc(id_scores: Scores, ood_scores: Scores) -> float:
-    r"""Area under the ROC curve: the probability that an OOD image scores higher than an ID image.
+    r"""Compute the area under the ROC curve: the probability that an OOD image scores higher than an ID image.
 
     \\( P(s_{ood} > s_{id}) + \tfrac{1}{2} P(s_{ood} = s_{id}) \\) over all pairs, the Mann-Whitney statistic, which is
     `sklearn.metrics.roc_auc_score`. It is the same whichever of the two counts as positive.
@@ -52,7 +52,7 @@ def auroc(id_scores: Scores, ood_scores: Scores) -> float:
 def fpr_at_tpr(
     id_scores: Scores, ood_scores: Scores, tpr: float = 0.95, positive: Literal["id", "ood"] = "id"
 ) -> float:
-    r"""False-positive rate at the operating point where the true-positive rate reaches `tpr`.
+    r"""Compute the false-positive rate at the operating point where the true-positive rate reaches `tpr`.
 
     The smallest false-positive rate among all thresholds whose true-positive rate is at least `tpr`; images with equal
     scores fall on the same side. With `positive="id"`, an image is accepted when its score is at most the threshold:
@@ -82,14 +82,14 @@ def fpr_at_tpr(
     """
     id_values, ood_values = _check(id_scores, "id_scores"), _check(ood_scores, "ood_scores")
     if not 0 < tpr <= 1:
-        raise ValueError(f"tpr must be a number in (0, 1], but got {tpr!r}")
+        raise ValueError(f"`tpr` must be a number in (0, 1], got {tpr!r}.")
     # Positives are to be kept, negatives to be avoided, both by lying at or below a threshold.
     if positive == "id":
         kept, avoided = id_values, ood_values
     elif positive == "ood":
         kept, avoided = -ood_values, -id_values
     else:
-        raise ValueError(f"positive must be 'id' or 'ood', but got {positive!r}")
+        raise ValueError(f"`positive` must be 'id' or 'ood', got {positive!r}.")
     count = math.ceil(tpr * len(kept))
     # The product may be off by a rounding error, so that 95 of 100 would not count as 0.95.
     if (count - 1) / len(kept) >= tpr:
@@ -99,20 +99,20 @@ def fpr_at_tpr(
 
 
 def _check(scores: Any, name: str) -> npt.NDArray[np.float64]:
-    """A float64 copy of the scores."""
+    """Check scores and copy them to float64."""
     if isinstance(scores, Tensor):
         scores = scores.detach().cpu().double().numpy()
     try:
         values = np.array(scores, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{name} must be a one-dimensional array of numbers ({error})") from error
+        raise ValueError(f"`{name}` must be a one-dimensional array of numbers ({error}).") from error
     if values.ndim != 1:
-        raise ValueError(f"{name} must have one dimension, one score per image, but got shape {values.shape}")
+        raise ValueError(f"`{name}` must have one dimension, one score per image, got shape {values.shape}.")
     if len(values) == 0:
-        raise ValueError(f"{name} is empty: a metric needs at least one ID and one OOD image")
+        raise ValueError(f"`{name}` is empty; a metric needs at least one ID and one OOD image.")
     nans = int(np.isnan(values).sum())
     if nans:
         raise ValueError(
-            f"{name} has NaN in {nans} of {len(values)} scores: find out which images or weights cause it"
+            f"`{name}` has NaN in {nans} of {len(values)} scores; find out which images or weights cause it."
         )
     return values

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from .atd import ATD
-from .base import NEEDS, Method, MethodInputs, Need
+from .base import NEEDS, Method, MethodInputs, Need, method_inputs, unknown_argument
 from .ctw import CTW
 from .energy import ENERGY
 from .max_logit import MAX_LOGIT
@@ -19,14 +19,20 @@ METHODS: Mapping[str, Method] = MappingProxyType(
 
 
 def get_method(name: str) -> Method:
-    """The row of `METHODS` with that name.
+    """Find a method by its name.
+
+    Args:
+        name (`str`): A key of `METHODS`.
+
+    Returns:
+        [`Method`]: The row of `METHODS`.
 
     Raises:
-        ValueError: There is none.
+        ValueError: There is none of that name.
     """
     if name not in METHODS:
-        raise ValueError(f"unknown method {name!r}; the methods are {', '.join(METHODS)}")
+        raise ValueError(f"`method` must be one of {', '.join(METHODS)}, got {name!r}.")
     return METHODS[name]
 
 
-__all__ = ["METHODS", "NEEDS", "Method", "MethodInputs", "Need", "get_method"]
+__all__ = ["METHODS", "NEEDS", "Method", "MethodInputs", "Need", "get_method", "method_inputs", "unknown_argument"]

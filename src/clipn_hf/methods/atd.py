@@ -2,21 +2,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """Agreeing to differ, the stronger rule of CLIPN: an unknown class competes with the labels."""
 
-from torch import Tensor
-
-from clipn_hf import scores
+from typing import TYPE_CHECKING
 
 from .base import Method, MethodInputs
 
+if TYPE_CHECKING:
+    from torch import Tensor
 
-def _score(inputs: MethodInputs) -> Tensor:
+
+def _score(inputs: MethodInputs) -> "Tensor":
+    from ..scores import atd
+
     assert inputs.no_logits is not None
-    return scores.atd(inputs.logits, inputs.no_logits)
+    return atd(inputs.logits, inputs.no_logits)
 
 
-def _is_ood(inputs: MethodInputs) -> Tensor:
+def _is_ood(inputs: MethodInputs) -> "Tensor":
+    from ..scores import atd_is_ood
+
     assert inputs.no_logits is not None
-    return scores.atd_is_ood(inputs.logits, inputs.no_logits)
+    return atd_is_ood(inputs.logits, inputs.no_logits)
 
 
 ATD = Method(

@@ -1,14 +1,19 @@
 # Copyright 2026 The clipn-hf authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a detection method is made of."""
+"""What a detection method is made of.
 
+The table of methods can be read without torch, which takes seconds to import: the functions import what they need.
+"""
+
+import difflib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Need = Literal["global", "no"]
 
@@ -18,6 +23,9 @@ NEEDS: Mapping[Need, str] = MappingProxyType(
         "no": 'a CLIPN model with a "no" text encoder',
     }
 )
+
+# What the zero-shot pipelines of transformers call the same.
+OTHER_NAMES: Mapping[str, str] = MappingProxyType({"hypothesis_template": "templates"})
 
 
 @dataclass(frozen=True)
@@ -31,9 +39,46 @@ class MethodInputs:
             The same for the "no" texts; None unless the method needs them.
     """
 
-    similarity: Tensor
-    logits: Tensor
-    no_logits: Tensor | None = None
+    similarity: "Tensor"
+    logits: "Tensor"
+    no_logits: "Tensor | None" = None
+
+
+def method_inputs(
+    image_embeddings: "Tensor",
+    text_embeddings: "Tensor",
+    no_text_embeddings: "Tensor | None" = None,
+    logit_scale: float = 1.0,
+) -> MethodInputs:
+    """Compare images with class texts.
+
+    Args:
+        image_embeddings (`torch.Tensor` of shape `(batch, dim)`): Of any norm and floating dtype.
+        text_embeddings (`torch.Tensor` of shape `(classes, dim)`): As `DualEncoder.class_embeddings` gives them:
+            float32, unit norm, on the same device.
+        no_text_embeddings (`torch.Tensor` of shape `(classes, dim)`, *optional*): The same of the "no" text encoder.
+        logit_scale (`float`, *optional*, defaults to 1.0):
+            The factor between cosines and logits, `exp` of the parameter of that name.
+
+    Returns:
+        [`MethodInputs`]: Cosines and logits of shape `(batch, classes)`, float32.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from clipn_hf.methods import method_inputs
+    >>> method_inputs(torch.tensor([[3.0, 4.0]]), torch.eye(2), logit_scale=10.0).logits
+    tensor([[6., 8.]])
+
+    ```
+    """
+    from torch.nn.functional import normalize
+
+    image_embeddings = normalize(image_embeddings.float(), dim=1)
+    similarity = image_embeddings @ text_embeddings.T  # (batch, classes)
+    no_logits = None if no_text_embeddings is None else logit_scale * (image_embeddings @ no_text_embeddings.T)
+    return MethodInputs(similarity, logit_scale * similarity, no_logits)
 
 
 @dataclass(frozen=True)
@@ -57,8 +102,8 @@ class Method:
     title: str
     reference: str
     needs: frozenset[Need]
-    score: Callable[..., Tensor]
-    is_ood: Callable[[MethodInputs], Tensor] | None = None
+    score: "Callable[..., Tensor]"
+    is_ood: "Callable[[MethodInputs], Tensor] | None" = None
     min_labels: int = 1
 
     @property
@@ -67,15 +112,40 @@ class Method:
         parameters = list(inspect.signature(self.score).parameters.values())
         return {parameter.name: parameter.default for parameter in parameters[1:]}
 
-    def resolve_settings(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """The defaults, overridden by `settings`.
+    def resolve_settings(self, settings: Mapping[str, Any], options: Sequence[str] = ()) -> dict[str, Any]:
+        """Complete `settings` with the defaults.
+
+        Args:
+            settings (`Mapping`): Settings by name.
+            options (`Sequence[str]`, *optional*):
+                Names that the caller takes besides settings; the error lists and suggests them, too.
+
+        Returns:
+            `dict`: All settings of the method.
 
         Raises:
             TypeError: A setting that the method does not have.
         """
         defaults = self.settings
-        unknown = sorted(set(settings) - set(defaults))
-        if unknown:
-            has = f"has {', '.join(defaults)}" if defaults else "has none"
-            raise TypeError(f"method {self.name} got the unknown setting {', '.join(unknown)}; it {has}")
+        for name in settings:
+            if name not in defaults:
+                raise unknown_argument(f"Method {self.name}", name, [*defaults, *options])
         return {**defaults, **settings}
+
+
+def unknown_argument(owner: str, name: str, known: Sequence[str]) -> TypeError:
+    """Word the error of an argument that does not exist.
+
+    Args:
+        owner (`str`): What the argument was given to.
+        name (`str`): The argument.
+        known (`Sequence[str]`): The arguments that exist; the closest one is suggested.
+
+    Returns:
+        `TypeError`: To be raised.
+    """
+    close = [other for other in (OTHER_NAMES.get(name),) if other in known]
+    close += difflib.get_close_matches(name, known, n=1)
+    suggestion = f", did you mean `{close[0]}`?" if close else "."
+    listed = ", ".join(f"`{one}`" for one in known)
+    return TypeError(f"{owner} does not know `{name}`{suggestion} Known are: {listed or 'none'}.")

@@ -2,21 +2,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """Competing to win, the simpler rule of CLIPN: the best label against its own "no"."""
 
-from torch import Tensor
-
-from clipn_hf import scores
+from typing import TYPE_CHECKING
 
 from .base import Method, MethodInputs
 
+if TYPE_CHECKING:
+    from torch import Tensor
 
-def _score(inputs: MethodInputs) -> Tensor:
+
+def _score(inputs: MethodInputs) -> "Tensor":
+    from ..scores import ctw
+
     assert inputs.no_logits is not None
-    return scores.ctw(inputs.logits, inputs.no_logits)
+    return ctw(inputs.logits, inputs.no_logits)
 
 
-def _is_ood(inputs: MethodInputs) -> Tensor:
+def _is_ood(inputs: MethodInputs) -> "Tensor":
+    from ..scores import ctw_is_ood
+
     assert inputs.no_logits is not None
-    return scores.ctw_is_ood(inputs.logits, inputs.no_logits)
+    return ctw_is_ood(inputs.logits, inputs.no_logits)
 
 
 CTW = Method(

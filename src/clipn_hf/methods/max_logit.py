@@ -2,15 +2,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """The largest logit."""
 
-from torch import Tensor
-
-from clipn_hf import scores
+from typing import TYPE_CHECKING
 
 from .base import Method, MethodInputs
 
+if TYPE_CHECKING:
+    from torch import Tensor
 
-def _score(inputs: MethodInputs) -> Tensor:
-    return scores.max_logit(inputs.logits)
+
+def _score(inputs: MethodInputs) -> "Tensor":
+    from ..scores import max_logit
+
+    return max_logit(inputs.logits)
 
 
 MAX_LOGIT = Method(

@@ -2,15 +2,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Maximum concept matching: softmax over cosines."""
 
-from torch import Tensor
-
-from clipn_hf import scores
+from typing import TYPE_CHECKING
 
 from .base import Method, MethodInputs
 
+if TYPE_CHECKING:
+    from torch import Tensor
 
-def _score(inputs: MethodInputs, temperature: float = 1.0) -> Tensor:
-    return scores.mcm(inputs.similarity, temperature)
+
+def _score(inputs: MethodInputs, temperature: float = 1.0) -> "Tensor":
+    from ..scores import mcm
+
+    return mcm(inputs.similarity, temperature)
 
 
 MCM = Method(

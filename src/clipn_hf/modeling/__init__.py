@@ -5,10 +5,13 @@
 from transformers import AutoConfig, AutoModel, AutoModelForZeroShotImageClassification, AutoProcessor
 from transformers.models.auto.modeling_auto import MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES
 
+from .completeness import IncompleteCheckpointError
 from .configuration_clipn import CLIPNConfig
 from .loss_clipn import CLIPNLoss, clipn_loss, itbo_loss, tso_loss
 from .modeling_clipn import CLIPNModel, CLIPNOutput
+from .no_tokens import add_no_tokens
 from .processing_clipn import CLIPNProcessor
+from .prompt_settings import save_prompt_settings
 from .publishing import save_shim
 
 
@@ -18,7 +21,7 @@ def register_auto_classes() -> None:
     AutoModel.register(CLIPNConfig, CLIPNModel, exist_ok=True)
     AutoModelForZeroShotImageClassification.register(CLIPNConfig, CLIPNModel, exist_ok=True)
     AutoProcessor.register(CLIPNConfig, CLIPNProcessor, exist_ok=True)
-    # the pipeline looks its model up by name in this table, and logs an error for those it does not find
+    # The pipeline looks its model up by name in this table, and logs an error for those it does not find.
     MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES[CLIPNConfig.model_type] = CLIPNModel.__name__
 
 
@@ -28,9 +31,12 @@ __all__ = [
     "CLIPNModel",
     "CLIPNOutput",
     "CLIPNProcessor",
+    "IncompleteCheckpointError",
+    "add_no_tokens",
     "clipn_loss",
     "itbo_loss",
     "register_auto_classes",
+    "save_prompt_settings",
     "save_shim",
     "tso_loss",
 ]

@@ -8,7 +8,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import CLIPConfig
 from transformers.utils.auto_docstring import auto_docstring
 
-from clipn_hf.prompts import DEFAULT_TEMPLATES, NO_TEMPLATES, validate_templates
+from ..prompts import DEFAULT_TEMPLATES, NO_TEMPLATES, validate_templates
 
 
 @auto_docstring(
@@ -54,7 +54,7 @@ class CLIPNConfig(CLIPConfig):
     ```"""
 
     model_type = "clipn"
-    # the outputs of whole towers, which Trainer would gather over a data set
+    # The outputs of whole towers, which Trainer would gather over a data set
     keys_to_ignore_at_inference: ClassVar[list[str]] = [
         "text_model_output",
         "no_text_model_output",
@@ -74,14 +74,14 @@ class CLIPNConfig(CLIPConfig):
                 self.no_templates = list(self.templates)
             elif tuple(self.templates) == DEFAULT_TEMPLATES:
                 self.no_templates = list(NO_TEMPLATES)
-        # a shim belongs to the repository that holds it (see `publishing.save_shim`): carried along, the reference
-        # would be saved with the next model, in a folder without the file
+        # A shim belongs to the repository that holds it (see `publishing.save_shim`): carried along, the reference
+        # would be saved with the next model, in a folder without the file.
         kwargs.pop("auto_map", None)
         super().__post_init__(**kwargs)
 
     @classmethod
     def register_for_auto_class(cls, auto_class: str | type = "AutoConfig") -> None:
-        """Does nothing: transformers calls it after loading through a shim, and would then copy this package's source
+        """Do nothing: transformers calls it after loading through a shim, and would then copy this package's source
         into every folder it saves."""
 
     def validate_no_prompts(self) -> None:

@@ -59,7 +59,7 @@ def _itbo_sums(
 ) -> tuple[Tensor, Tensor]:
     """Sums of the terms of the matching and of the other pairs, over some rows of the (image, text) matrix."""
     difference = logit_scale * (image_embeds @ text_difference.T)  # (rows, N)
-    # one pass serves both: -log(1 - p) = -logsigmoid(-d) for a match, -log(p) = -logsigmoid(d) otherwise
+    # One pass serves both: -log(1 - p) = -logsigmoid(-d) for a match, -log(p) = -logsigmoid(d) otherwise
     terms = -logsigmoid(torch.where(matches, -difference, difference))
     zero = terms.new_zeros(())
     return torch.where(matches, terms, zero).sum(), torch.where(matches, zero, terms).sum()
@@ -149,7 +149,7 @@ def itbo_loss(
     if chunk_size is not None and chunk_size < 1:
         raise ValueError(f"`chunk_size` must be at least 1 or None, got {chunk_size}.")
 
-    # autocast would run the matrix product in half precision, an error of up to 0.5 in a logit of 100
+    # Autocast would run the matrix product in half precision, an error of up to 0.5 in a logit of 100.
     with torch.autocast(device_type=image_embeds.device.type, enabled=False):
         image_embeds = _upcast(image_embeds)
         text_difference = _upcast(no_text_embeds) - _upcast(text_embeds)
@@ -161,7 +161,7 @@ def itbo_loss(
         num_matches = image_embeds.new_zeros((), dtype=torch.long)
         for start in range(0, num_images, rows):
             block = slice(start, start + rows)
-            # built block by block, an (N, M) mask would be the largest tensor of a chunked run
+            # Built block by block: an (N, M) mask would be the largest tensor of a chunked run
             block_matches = matches[block] if matches is not None else group_ids[block, None] == text_group_ids
             arguments = (image_embeds[block], text_difference, logit_scale, block_matches)
             if rows < num_images:
@@ -210,7 +210,7 @@ def tso_loss(text_embeds: Tensor, no_text_embeds: Tensor, reduction: Literal["me
     _check_embeddings(None, text_embeds, no_text_embeds)
     _check_reduction(reduction)
     cosines = (_upcast(text_embeds) * _upcast(no_text_embeds)).sum(dim=-1)  # (N,)
-    # vectors that were rounded to half precision after normalisation can have a cosine above 1
+    # Vectors that were rounded to half precision after normalisation can have a cosine above 1
     squared_distances = (2 - 2 * cosines + 1e-4).clamp(min=1e-6)
     terms = 2 - squared_distances.sqrt()  # (N,)
     return terms.mean() if reduction == "mean" else terms.sum()

@@ -6,6 +6,7 @@ Wang et al., "CLIPN for Zero-Shot OOD Detection: Teaching CLIP to Say No", ICCV 
 prompts follow the authors' published code: they are added to the token and position embeddings of that encoder.
 """
 
+import difflib
 import os
 from dataclasses import dataclass
 from typing import Any, Self, Unpack
@@ -28,12 +29,26 @@ from transformers.models.clip.modeling_clip import CLIPTextEmbeddings
 from transformers.utils import logging
 from transformers.utils.auto_docstring import auto_docstring
 from transformers.utils.generic import ModelOutput, TransformersKwargs, can_return_tuple
-from transformers.utils.hub import has_file
 
+from ..dtypes import floating_dtype
+from .completeness import check_complete
 from .configuration_clipn import CLIPNConfig
 from .loss_clipn import clipn_loss
+from .prompt_settings import PROMPT_SETTINGS, find_file, save_prompt_settings
 
 logger = logging.get_logger(__name__)
+
+# Arguments of `from_pretrained` that `CLIPNModel.from_clip` passes on
+LOADING_ARGUMENTS = (
+    "attn_implementation",
+    "cache_dir",
+    "device_map",
+    "force_download",
+    "local_files_only",
+    "revision",
+    "subfolder",
+    "token",
+)
 
 
 @auto_docstring
@@ -128,11 +143,13 @@ class CLIPNModel(CLIPModel):
     config: CLIPNConfig
     config_class = CLIPNConfig
     _no_split_modules = [*CLIPModel._no_split_modules, "CLIPNTextEmbeddings"]  # noqa: RUF012
-    # the loss is a mean: the Trainer must divide it by the accumulation steps although forward takes **kwargs
+    # The loss is a mean: the Trainer must divide it by the accumulation steps although forward takes **kwargs.
     accepts_loss_kwargs = False
+    # The revision of the CLIP that `from_clip` loaded
+    clip_revision: str | None = None
 
     def __init__(self, config: CLIPNConfig) -> None:
-        # CLIPModel.__init__ would run post_init before the "no" encoder exists
+        # CLIPModel.__init__ would run post_init before the "no" encoder exists.
         super(CLIPModel, self).__init__(config)
         text_config: Any = config.text_config
         vision_config: Any = config.vision_config
@@ -144,7 +161,7 @@ class CLIPNModel(CLIPModel):
 
         self.text_model = CLIPTextModel._from_config(text_config)
         self.vision_model = CLIPVisionModel._from_config(vision_config)
-        # built from the same config object, so that attention implementation and dtype switch together
+        # Built from the same config object, so that attention implementation and dtype switch together
         self.no_text_model = CLIPTextModel._from_config(text_config)
         if config.no_prompt_type == "learnable":
             self.no_text_model.embeddings = CLIPNTextEmbeddings(text_config, config.num_no_prompts)
@@ -167,9 +184,9 @@ class CLIPNModel(CLIPModel):
         if isinstance(module, CLIPNModel):
             logit_scale: Any = self.config.logit_scale_init_value
             init.constant_(module.logit_scale, logit_scale)
-            # the "no" encoder starts as a copy, whether the model is new or a checkpoint lacks it; parameters that
+            # The "no" encoder starts as a copy, whether the model is new or a checkpoint lacks it; parameters that
             # were loaded carry a flag. The prompts are set here because the CLIPTextModel that owns them, and that
-            # transformers would ask, does not know them
+            # transformers would ask, does not know them.
             init.copy_(module.no_text_projection.weight, module.text_projection.weight)
             for name, parameter in module.no_text_model.named_parameters():
                 if name == "embeddings.no_prompts":
@@ -199,30 +216,39 @@ class CLIPNModel(CLIPModel):
 
     @classmethod
     def from_clip(
-        cls, clip: CLIPModel | str | os.PathLike[str], *, dtype: torch.dtype = torch.float32, **config_overrides: Any
+        cls, clip: CLIPModel | str | os.PathLike[str], *, dtype: str | torch.dtype = torch.float32, **kwargs: Any
     ) -> Self:
-        r"""A CLIPN model ready for training, from any CLIP: the "no" text encoder starts as a copy of the text
-        encoder, the learnable prompts start at zero.
+        r"""Make a CLIPN model that is ready for training from any CLIP: the "no" text encoder starts as a copy of the
+        text encoder, the learnable prompts start at zero.
 
         Configurations of OpenAI checkpoints carry `eos_token_id=2`, which pools each text at its highest token id and
         breaks as soon as tokens are added. It is replaced by the id of the tokenizer's end token when `clip` is an id
         or folder with a tokenizer, and by `vocab_size - 1` otherwise.
 
+        The model remembers the CLIP as its `name_or_path`, and `revision` as its `clip_revision`, from which peft
+        learns the base model of an adapter. Of a CLIPN it remembers nothing, because loading that again would give its
+        "no" text encoder, too.
+
         Args:
             clip ([`CLIPModel`], `str` or `os.PathLike`):
                 A model, which is neither modified nor shared, or the Hub id or folder of one. Of a CLIPN model only
                 the CLIP in it is used.
-            dtype (`torch.dtype`, *optional*, defaults to `torch.float32`):
-                Of the new model, whatever that of `clip` is.
-            config_overrides:
-                `no_prompt_type`, `num_no_prompts`, `templates`, `no_templates`, as in [`CLIPNConfig`].
+            dtype (`str` or `torch.dtype`, *optional*, defaults to `torch.float32`):
+                Of the new model, whatever that of `clip` is; `"auto"` keeps that of `clip`.
+            kwargs:
+                `no_prompt_type`, `num_no_prompts`, `templates`, `no_templates`, as in [`CLIPNConfig`]; and with an id
+                or folder `attn_implementation`, `cache_dir`, `device_map`, `force_download`, `local_files_only`,
+                `revision`, `subfolder`, `token`, as in [`~transformers.PreTrainedModel.from_pretrained`].
 
         Returns:
             [`CLIPNModel`]: In evaluation mode, on the device of `clip`.
 
         Raises:
-            TypeError: `clip` is neither a [`CLIPModel`] nor an id or folder, or an override that is not listed above.
-            ValueError: `clip` names a checkpoint that is not a CLIP.
+            TypeError: `clip` is neither a [`CLIPModel`] nor an id or folder, or an argument that is not listed above
+                or does not go with a model.
+            ValueError: `clip` names a checkpoint that is not a CLIP, or `dtype` is not a floating-point type.
+            OSError: There is no such checkpoint.
+            IncompleteCheckpointError: The checkpoint lacks weights of a CLIP.
 
         Example:
 
@@ -236,33 +262,41 @@ class CLIPNModel(CLIPModel):
 
         ```
         """
-        allowed = {"no_prompt_type", "num_no_prompts", "templates", "no_templates"}
-        if unknown := sorted(set(config_overrides) - allowed):
-            raise TypeError(f"Unknown `config_overrides` {unknown}; known ones are {sorted(allowed)}.")
+        wanted_dtype = floating_dtype(dtype)
+        for name in kwargs:
+            _check_argument(name)
+        loading = {name: value for name, value in kwargs.items() if name in LOADING_ARGUMENTS and value is not None}
+        prompts = {name: value for name, value in kwargs.items() if name in PROMPT_SETTINGS}
         source = None
-        if not isinstance(clip, CLIPModel):
-            if not isinstance(clip, str | os.PathLike):
+        if isinstance(clip, CLIPModel):
+            if loading:
                 raise TypeError(
-                    f"`clip` must be a CLIPModel, a Hub id or a folder, got {type(clip).__name__}: {clip!r}."
+                    f"{', '.join(f'`{name}`' for name in loading)} say how a checkpoint is loaded, but `clip` is a "
+                    f"{type(clip).__name__}, which is loaded already; leave them out, or give its Hub id or folder."
                 )
-            source = clip
-            config = AutoConfig.from_pretrained(source)
-            if not isinstance(config, CLIPConfig):
-                raise ValueError(
-                    f"{str(source)!r} is a checkpoint of type {config.model_type!r}, expected 'clip'; "
-                    f"a CLIPN model can be built from CLIP checkpoints only."
-                )
-            clip = CLIPModel.from_pretrained(source, dtype=dtype)
+        elif isinstance(clip, str | os.PathLike):
+            source = os.fspath(clip)
+            clip = _load_clip(source, wanted_dtype or "auto", loading)
+        else:
+            raise TypeError(f"`clip` must be a CLIPModel, a Hub id or a folder, got {type(clip).__name__}: {clip!r}.")
 
         clip_config = clip.config.to_dict()
-        for key in (*allowed, "model_type", "architectures", "dtype", "transformers_version", "_name_or_path"):
+        for key in (
+            *PROMPT_SETTINGS,
+            *("model_type", "architectures", "dtype", "transformers_version", "_name_or_path", "auto_map"),
+        ):
             clip_config.pop(key, None)
-        config = CLIPNConfig(**{**clip_config, **config_overrides})
+        config = CLIPNConfig(**{**clip_config, **prompts})
+        if not isinstance(clip.config, CLIPNConfig):
+            config.name_or_path = clip.name_or_path
         text_config: Any = config.text_config
         if text_config.eos_token_id == 2:
-            text_config.eos_token_id = _end_token_id(source, text_config.vocab_size)
+            text_config.eos_token_id = _end_token_id(source, text_config.vocab_size, loading)
 
         model = cls(config)
+        model.clip_revision = loading.get("revision")
+        if "attn_implementation" in loading:
+            model.set_attn_implementation(loading["attn_implementation"])
         weights = {name: value for name, value in clip.state_dict().items() if not name.startswith("no_")}
         for name in list(weights):
             if name.startswith(("text_model.", "text_projection.")):
@@ -270,7 +304,15 @@ class CLIPNModel(CLIPModel):
         if config.no_prompt_type == "learnable":
             weights["no_text_model.embeddings.no_prompts"] = model.no_text_model.embeddings.no_prompts.detach()
         model.load_state_dict(weights)
-        return model.to(device=clip.device, dtype=dtype).eval()  # type: ignore[call-arg]
+        return model.to(device=clip.device, dtype=wanted_dtype or clip.dtype).eval()  # type: ignore[call-arg]
+
+    def save_pretrained(
+        self, save_directory: str | os.PathLike[str], is_main_process: bool = True, *args: Any, **kwargs: Any
+    ) -> None:
+        # With an adapter on the model transformers saves nothing but the adapter, which may belong to a plain CLIP.
+        if getattr(self, "_hf_peft_config_loaded", False) and is_main_process:
+            save_prompt_settings(self.config, save_directory)
+        super().save_pretrained(save_directory, is_main_process, *args, **kwargs)
 
     def no_parameters(self) -> list[nn.Parameter]:
         """The parameters that CLIPN adds to CLIP: "no" text encoder with its prompts, and "no" projection."""
@@ -365,7 +407,7 @@ class CLIPNModel(CLIPModel):
                 f"got {tuple(no_prompt_index.shape)}."
             )
         last = self.config.num_no_prompts
-        # reading the values would break the graph under torch.compile
+        # Reading the values would break the graph under torch.compile.
         if not torch.compiler.is_compiling() and not bool(((no_prompt_index >= 0) & (no_prompt_index <= last)).all()):
             raise ValueError(
                 f"`no_prompt_index` must lie between 0 and {last} ({last} being the mean), "
@@ -492,11 +534,42 @@ def _unit_norm(features: Tensor) -> Tensor:
     return normalize(features.to(torch.promote_types(features.dtype, torch.float32)), dim=-1)
 
 
-def _end_token_id(source: str | os.PathLike[str] | None, vocab_size: int) -> int:
+def _check_argument(name: str) -> None:
+    known = sorted((*PROMPT_SETTINGS, *LOADING_ARGUMENTS, "dtype"))
+    if name not in known:
+        meant = difflib.get_close_matches(name, known, n=1)
+        hint = f" Did you mean `{meant[0]}`?" if meant else ""
+        raise TypeError(f"`from_clip` has no argument `{name}`.{hint} Known ones are {', '.join(known)}.")
+
+
+def _load_clip(source: str, dtype: str | torch.dtype, loading: dict[str, Any]) -> CLIPModel:
+    config = AutoConfig.from_pretrained(source, **_hub_arguments(loading))
+    if not isinstance(config, CLIPConfig):
+        raise ValueError(
+            f"{source!r} is a checkpoint of type {config.model_type!r}, expected 'clip'; a CLIPN model can be built "
+            f"from CLIP checkpoints only."
+        )
+    loaded: Any = CLIPModel.from_pretrained(source, dtype=dtype, output_loading_info=True, **loading)
+    clip, report = loaded
+    check_complete(source, "CLIPModel", report["missing_keys"])
+    if isinstance(config, CLIPNConfig):
+        clip.name_or_path = ""
+    # The folder inside a repository cannot be told to peft, which knows repositories alone.
+    elif subfolder := loading.get("subfolder"):
+        clip.name_or_path = os.path.join(source, subfolder) if os.path.isdir(source) else ""
+    return clip
+
+
+def _hub_arguments(loading: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in loading.items() if name not in ("attn_implementation", "device_map")}
+
+
+def _end_token_id(source: str | None, vocab_size: int, loading: dict[str, Any]) -> int:
     """Id of the end token: the tokenizer's where `source` has one, else the last id of a CLIP vocabulary."""
-    # AutoTokenizer answers even for a folder without a tokenizer, with an empty one
-    if source is not None and any(has_file(source, name) for name in ("tokenizer.json", "vocab.json")):
-        end_token_id: int | None = AutoTokenizer.from_pretrained(source).eos_token_id
+    hub_arguments = _hub_arguments(loading)
+    # AutoTokenizer answers even for a folder without a tokenizer, with an empty one.
+    if source is not None and any(find_file(source, n, **hub_arguments) for n in ("tokenizer.json", "vocab.json")):
+        end_token_id: int | None = AutoTokenizer.from_pretrained(source, **hub_arguments).eos_token_id
         if end_token_id is not None:
             return end_token_id
     return vocab_size - 1

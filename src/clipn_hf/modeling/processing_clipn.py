@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers.processing_utils import ProcessorMixin
 
-from clipn_hf.prompts import DEFAULT_TEMPLATES, fill_templates, validate_templates
+from ..prompts import DEFAULT_TEMPLATES, fill_templates, validate_templates
 
 
 class CLIPNProcessor(ProcessorMixin):
@@ -17,11 +17,12 @@ class CLIPNProcessor(ProcessorMixin):
         image_processor ([`CLIPImageProcessor`]): Turns images into `pixel_values`.
         tokenizer ([`CLIPTokenizer`]): Turns texts into `input_ids` and `attention_mask`.
         templates (`list[str]`, *optional*):
-            Templates with one `{}` for the label, read by the text encoder. Defaults to
-            `clipn_hf.prompts.DEFAULT_TEMPLATES`. Saved in `processor_config.json`.
+            Templates with one `{}` for the label, read by the text encoder. Saved in `processor_config.json`. `None`
+            stands for those of the model, whose configuration always has some; where both have templates, they must
+            agree (see [`~clipn_hf.prompts.resolve_templates`]).
         no_templates (`list[str]`, *optional*):
-            Templates read by the "no" text encoder. Defaults to `templates`, which is right for learnable "no"
-            prompts; a checkpoint with hand-crafted ones passes their negations, pair by pair. Saved likewise.
+            Templates read by the "no" text encoder; for hand-crafted "no" prompts the negations of `templates`, pair
+            by pair. Saved likewise, and `None` stands for those of the model likewise.
 
     Raises:
         TypeError, ValueError: Templates that are not texts with exactly one `{}`, or none.
@@ -46,23 +47,23 @@ class CLIPNProcessor(ProcessorMixin):
         no_templates: Sequence[str] | None = None,
         **kwargs: Any,
     ) -> None:
-        self.templates = validate_templates(DEFAULT_TEMPLATES if templates is None else templates)
-        self.no_templates = validate_templates(
-            self.templates if no_templates is None else no_templates, name="no_templates"
-        )
+        self.templates = None if templates is None else validate_templates(templates)
+        self.no_templates = None if no_templates is None else validate_templates(no_templates, name="no_templates")
         super().__init__(image_processor, tokenizer, **kwargs)
 
     @classmethod
     def register_for_auto_class(cls, auto_class: str | type = "AutoProcessor") -> None:
-        """Does nothing: transformers calls it after loading through a shim, and would then copy this package's source
+        """Do nothing: transformers calls it after loading through a shim, and would then copy this package's source
         into every folder it saves."""
 
     def build_prompts(self, labels: Sequence[str], templates: Sequence[str] | None = None) -> list[str]:
-        """Prompts for the text encoder, label by label.
+        """Make prompts for the text encoder, label by label.
 
         Args:
             labels (`Sequence[str]`): One text per class.
-            templates (`Sequence[str]`, *optional*): Defaults to the templates of this processor.
+            templates (`Sequence[str]`, *optional*):
+                Defaults to the templates of this processor, and without them to `clipn_hf.prompts.DEFAULT_TEMPLATES`:
+                the processor does not know its model.
 
         Returns:
             `list[str]`: `len(labels) * len(templates)` prompts; see [`~clipn_hf.prompts.fill_templates`].
@@ -70,14 +71,18 @@ class CLIPNProcessor(ProcessorMixin):
         Raises:
             TypeError, ValueError: As [`~clipn_hf.prompts.fill_templates`].
         """
-        return fill_templates(labels, self.templates if templates is None else templates)
+        if templates is None:
+            templates = self.templates or DEFAULT_TEMPLATES
+        return fill_templates(labels, templates)
 
     def build_no_prompts(self, labels: Sequence[str], no_templates: Sequence[str] | None = None) -> list[str]:
-        """Prompts for the "no" text encoder, label by label.
+        """Make prompts for the "no" text encoder, label by label.
 
         Args:
             labels (`Sequence[str]`): One text per class.
-            no_templates (`Sequence[str]`, *optional*): Defaults to the "no" templates of this processor.
+            no_templates (`Sequence[str]`, *optional*):
+                Defaults to the "no" templates of this processor, without them to its templates, and without those to
+                `clipn_hf.prompts.DEFAULT_TEMPLATES`.
 
         Returns:
             `list[str]`: `len(labels) * len(no_templates)` prompts; see [`~clipn_hf.prompts.fill_templates`].
@@ -85,7 +90,9 @@ class CLIPNProcessor(ProcessorMixin):
         Raises:
             TypeError, ValueError: As [`~clipn_hf.prompts.fill_templates`].
         """
-        return fill_templates(labels, self.no_templates if no_templates is None else no_templates)
+        if no_templates is None:
+            no_templates = self.no_templates or self.templates or DEFAULT_TEMPLATES
+        return fill_templates(labels, no_templates)
 
 
 __all__ = ["CLIPNProcessor"]

@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from ..files import atomic_path
+
 SHIM_MODULE = "clipn_shim"
 SHIM_SOURCE = '''\
 """Lets `trust_remote_code=True` load this repository without an import: it needs `pip install clipn-hf`."""
@@ -73,9 +75,8 @@ def _as_json(values: dict[str, Any]) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    with atomic_path(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 __all__ = ["save_shim"]

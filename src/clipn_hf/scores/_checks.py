@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def check_matrix(values: Tensor, name: str, min_classes: int = 1) -> Tensor:
-    """Returns `values` as a finite float32 tensor of shape `(batch, classes)`.
+    """Check `values` and return them as a finite float32 tensor of shape `(batch, classes)`.
 
     Raises:
         TypeError: `values` is not a tensor.
@@ -18,31 +18,31 @@ def check_matrix(values: Tensor, name: str, min_classes: int = 1) -> Tensor:
             finite in float32.
     """
     if not isinstance(values, Tensor):
-        raise TypeError(f"{name} must be a torch.Tensor of shape (batch, classes), but got {type(values).__name__}")
+        raise TypeError(f"`{name}` must be a torch.Tensor of shape (batch, classes), got {type(values).__name__}.")
     if values.ndim != 2:
-        raise ValueError(f"{name} must have shape (batch, classes), but got shape {tuple(values.shape)}")
+        raise ValueError(f"`{name}` must have shape (batch, classes), got {tuple(values.shape)}.")
     if values.is_complex():
-        raise ValueError(f"{name} must be real, but got dtype {values.dtype}")
+        raise ValueError(f"`{name}` must be real, got dtype {values.dtype}.")
     classes = values.shape[1]
     if classes == 0:
-        raise ValueError(f"{name} has no classes (shape {tuple(values.shape)}): give at least one label")
+        raise ValueError(f"`{name}` has no classes, its shape is {tuple(values.shape)}; give at least one label.")
     if classes < min_classes:
         raise ValueError(
-            f"{name} has {classes} class, but a softmax over one class is always 1: give at least {min_classes} "
-            "labels, or use a score that works with one, such as the energy"
+            f"`{name}` has {classes} class, but a softmax over one class is always 1; give at least {min_classes} "
+            "labels, or use a score that works with one, such as the energy."
         )
     values = values.float()
     if not torch.isfinite(values).all():
         bad = int((~torch.isfinite(values)).any(dim=1).sum())
         raise ValueError(
-            f"{name} has NaN or infinite values in {bad} of {len(values)} rows: look for damaged weights, or an "
-            "encoder that overflows in half precision"
+            f"`{name}` has NaN or infinite values in {bad} of {len(values)} rows; look for damaged weights, or an "
+            "encoder that overflows in half precision."
         )
     return values
 
 
 def check_pair(logits: Tensor, no_logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns both as `check_matrix` does and makes sure that they belong together.
+    """Check both as `check_matrix` does, and that they belong together.
 
     Raises:
         TypeError, ValueError: As `check_matrix`; also when the shapes differ.
@@ -51,20 +51,20 @@ def check_pair(logits: Tensor, no_logits: Tensor) -> tuple[Tensor, Tensor]:
     no_logits = check_matrix(no_logits, "no_logits")
     if logits.shape != no_logits.shape:
         raise ValueError(
-            "logits and no_logits must have the same shape (batch, classes), but got "
-            f"{tuple(logits.shape)} and {tuple(no_logits.shape)}"
+            "`logits` and `no_logits` must have the same shape (batch, classes), got "
+            f"{tuple(logits.shape)} and {tuple(no_logits.shape)}."
         )
     return logits, no_logits
 
 
 def check_temperature(temperature: object) -> None:
-    """Makes sure that `temperature` is a positive, finite number.
+    """Check that `temperature` is a positive, finite number.
 
     Raises:
         TypeError: It is not a number.
         ValueError: It is zero, negative or not finite.
     """
     if isinstance(temperature, bool) or not isinstance(temperature, Real):
-        raise TypeError(f"temperature must be a number, but got {type(temperature).__name__} {temperature!r}")
+        raise TypeError(f"`temperature` must be a number, got {type(temperature).__name__} {temperature!r}.")
     if not 0 < float(temperature) < math.inf:
-        raise ValueError(f"temperature must be positive and finite, but got {temperature}")
+        raise ValueError(f"`temperature` must be positive and finite, got {temperature}.")

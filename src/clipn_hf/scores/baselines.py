@@ -17,7 +17,7 @@ from ._checks import check_matrix, check_temperature
 
 
 def msp(logits: Tensor, temperature: float = 1.0) -> Tensor:
-    r"""Maximum softmax probability, turned into OOD-ness.
+    r"""Compute the maximum softmax probability, turned into OOD-ness.
 
     \\( 1 - \max_j \operatorname{softmax}_j(a / T) \\), computed as the sum of the other probabilities, so that images
     of which the classifier is nearly certain stay apart where \\( 1 - p \\) would round to 0.
@@ -51,7 +51,7 @@ def msp(logits: Tensor, temperature: float = 1.0) -> Tensor:
 
 
 def max_logit(logits: Tensor) -> Tensor:
-    r"""Negative largest logit, \\( -\max_j a_j \\).
+    r"""Compute the negative largest logit, \\( -\max_j a_j \\).
 
     Args:
         logits (`torch.Tensor` of shape `(batch, classes)`):
@@ -80,7 +80,7 @@ def max_logit(logits: Tensor) -> Tensor:
 
 
 def energy(logits: Tensor, temperature: float = 1.0) -> Tensor:
-    r"""Free energy, \\( -T \log \sum_j \exp(a_j / T) \\).
+    r"""Compute the free energy, \\( -T \log \sum_j \exp(a_j / T) \\).
 
     Args:
         logits (`torch.Tensor` of shape `(batch, classes)`):
@@ -115,7 +115,7 @@ def energy(logits: Tensor, temperature: float = 1.0) -> Tensor:
 
 
 def mcm(similarity: Tensor, temperature: float = 1.0) -> Tensor:
-    r"""Maximum concept matching: MSP over cosines instead of logits.
+    r"""Compute maximum concept matching: MSP over cosines instead of logits.
 
     \\( 1 - \max_j \operatorname{softmax}_j(s / T) \\) for cosines \\( s \\) between an image and the class texts.
 

@@ -17,7 +17,7 @@ from ._checks import check_pair
 
 
 def ctw(logits: Tensor, no_logits: Tensor) -> Tensor:
-    r"""Competing to win: what the "no" text says about the most probable class.
+    r"""Compute competing to win: what the "no" text says about the most probable class.
 
     \\( p^{no}_{j^*} \\) with \\( j^* = \arg\max_j p_j \\).
 
@@ -52,7 +52,7 @@ def ctw(logits: Tensor, no_logits: Tensor) -> Tensor:
 
 
 def ctw_is_ood(logits: Tensor, no_logits: Tensor) -> Tensor:
-    r"""Threshold-free decision of `ctw`: the "no" text of the most probable class wins.
+    r"""Decide by `ctw` without a threshold: the "no" text of the most probable class wins.
 
     \\( p^{no}_{j^*} > 1 - p^{no}_{j^*} \\) with \\( j^* = \arg\max_j p_j \\), which is `ctw(…) > 0.5`.
 
@@ -83,7 +83,7 @@ def ctw_is_ood(logits: Tensor, no_logits: Tensor) -> Tensor:
 
 
 def atd(logits: Tensor, no_logits: Tensor) -> Tensor:
-    r"""Agreeing to differ: the probability of an additional, unknown class.
+    r"""Compute agreeing to differ: the probability of an additional, unknown class.
 
     \\( 1 - \sum_j (1 - p^{no}_j) p_j = \sum_j p_j p^{no}_j \\), computed in the second form, which keeps its precision
     near 0.
@@ -118,7 +118,7 @@ def atd(logits: Tensor, no_logits: Tensor) -> Tensor:
 
 
 def atd_probabilities(logits: Tensor, no_logits: Tensor) -> Tensor:
-    r"""Distribution over the classes and, last, the unknown class.
+    r"""Compute the distribution over the classes and, last, the unknown class.
 
     \\( (1 - p^{no}_j) p_j \\) for the classes and \\( \sum_j p_j p^{no}_j \\) for the unknown one.
 
@@ -154,7 +154,7 @@ def atd_probabilities(logits: Tensor, no_logits: Tensor) -> Tensor:
 
 
 def atd_is_ood(logits: Tensor, no_logits: Tensor) -> Tensor:
-    r"""Threshold-free decision of `atd`: the unknown class is more probable than every class.
+    r"""Decide by `atd` without a threshold: the unknown class is more probable than every class.
 
     \\( \sum_j p_j p^{no}_j > \max_j (1 - p^{no}_j) p_j \\)
 

@@ -2,9 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training of CLIPN: data, what is trained, the trainer and its arguments, the model card."""
 
+from .augmentation import Augmentation, get_image_size
 from .clipn_config import CLIPNTrainingArguments
 from .clipn_trainer import CLIPNTrainer
-from .data import Augmentation, ImageTextCollator, ImageTextDataset, load_image_text_dataset, load_labelled_images
+from .collator import ImageTextCollator
+from .data import ImageTextDataset, load_image_text_dataset, load_labelled_images
 from .image_cache import build_image_cache
 from .model_card import write_model_card
 from .tuning import add_no_tokens, load_no_prompts, prepare_tuning, save_no_prompts
@@ -17,6 +19,7 @@ __all__ = [
     "ImageTextDataset",
     "add_no_tokens",
     "build_image_cache",
+    "get_image_size",
     "load_image_text_dataset",
     "load_labelled_images",
     "load_no_prompts",

@@ -10,23 +10,26 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import logging
 
-from clipn_hf.detector import OODDetector
-from clipn_hf.encoders import DualEncoder
-from clipn_hf.evaluation.metrics import auroc, fpr_at_tpr
-from clipn_hf.images import ImageError
-from clipn_hf.modeling import CLIPNModel, CLIPNOutput, CLIPNProcessor, itbo_loss, tso_loss
-
+from ..detector import OODDetector
+from ..encoders import DualEncoder
+from ..evaluation.metrics import auroc, fpr_at_tpr
+from ..images import ImageError
+from ..modeling import CLIPNModel, CLIPNOutput, CLIPNProcessor, itbo_loss, tso_loss
+from ..prompts import resolve_templates
 from .clipn_config import CLIPNTrainingArguments
-from .data import ImageTextCollator, ImageTextDataset, read_image
+from .collator import ImageTextCollator
+from .data import ImageTextDataset
 from .distributed import gather_counts, gather_rows
 from .image_cache import build_image_cache
 from .model_card import write_model_card
-from .tuning import NO_PROMPTS_NAME, prepare_tuning, save_no_prompts
+from .rows import read_image
+from .tuning import prepare_tuning, save_tuning_files
 
 logger = logging.get_logger(__name__)
 
@@ -36,7 +39,7 @@ MAX_LOGIT_SCALE = math.log(100)
 
 
 class CLIPNTrainer(Trainer):
-    r"""Teaches a CLIP to say no.
+    r"""Teach a CLIP to say no.
 
     CLIP itself stays frozen, its temperature included, which is clamped to at most 100 as the authors do; what of the
     "no" text encoder is trained, and how, is up to `args`. The images of a process are compared with the texts of all
@@ -47,7 +50,8 @@ class CLIPNTrainer(Trainer):
             Float32 weights, see [`CLIPNModel.from_clip`]; changed in place. `trainer.clipn` keeps it, whatever is
             wrapped around it.
         args ([`CLIPNTrainingArguments`]): Everything else there is to choose.
-        processing_class ([`CLIPNProcessor`]): Of the model; saved beside it.
+        processing_class ([`CLIPNProcessor`]):
+            Of the model; saved beside it. Templates that it leaves to the model are filled in, in place.
         data_collator (`Callable`, *optional*):
             Makes a batch of examples: `input_ids` and `attention_mask`, and `pixel_values` or `image_embeds`; for
             hand-crafted "no" prompts also `no_input_ids` and `no_attention_mask`; optionally `group_ids`, equal for
@@ -56,7 +60,8 @@ class CLIPNTrainer(Trainer):
         eval_dataset (`Dataset` or `dict[str, Dataset]`, *optional*): The losses are computed on it.
         id_dataset (`datasets.Dataset`, *optional*):
             Images of known classes, columns `image` and `label` (the number of the class). With it and `ood_dataset`,
-            each evaluation reports AUROC and FPR95 (ID positive) of MCM, CTW and ATD and the accuracy on `id_dataset`.
+            each evaluation reports AUROC and FPR95 (ID positive) of MCM, CTW and ATD and the accuracy on `id_dataset`,
+            once for all of `eval_dataset`, and also without one.
         id_labels (`Sequence[str]`, *optional*): The classes. Defaults to the names of the `ClassLabel` of `label`.
         ood_dataset (`datasets.Dataset`, *optional*): Images of none of the classes, column `image`.
         callbacks (`list[TrainerCallback]`, *optional*): As in [`~transformers.Trainer`].
@@ -64,7 +69,8 @@ class CLIPNTrainer(Trainer):
 
     Raises:
         TypeError: `model` is not a [`CLIPNModel`], or `processing_class` not a [`CLIPNProcessor`].
-        ValueError: Half-precision weights, or arguments that do not fit each other.
+        ValueError: Half-precision weights, templates of the processor that are not those of the model, or arguments
+            that do not fit each other.
 
     Logged beside `loss` are its terms without their weights, `itbo_yes_loss`, `itbo_no_loss` and `tso_loss`; beside
     `eval_loss` the same with `eval_` in front, `eval_ood_auroc_atd`, `eval_ood_fpr95_atd` and so on, and
@@ -128,7 +134,9 @@ class CLIPNTrainer(Trainer):
         self.id_dataset, self.ood_dataset = id_dataset, ood_dataset
         self.id_labels = self._check_ood_data(id_labels)
         self._ood_data: tuple[Tensor, Tensor, Tensor] | None = None
+        self._measures_ood = False
 
+        processing_class.templates, processing_class.no_templates = resolve_templates(model, processing_class)
         self.clipn = model
         with torch.no_grad():
             model.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
@@ -142,7 +150,8 @@ class CLIPNTrainer(Trainer):
             args=args,
             data_collator=data_collator or ImageTextCollator(processing_class),
             train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
+            # Without pairs there is still something to evaluate, which Trainer has to be told.
+            eval_dataset={} if eval_dataset is None and id_dataset is not None else eval_dataset,
             processing_class=processing_class,
             callbacks=[*(callbacks or []), _SetEpochCallback()],
             optimizers=optimizers,
@@ -197,13 +206,20 @@ class CLIPNTrainer(Trainer):
                 f"`no_input_ids` and `no_attention_mask` too; `ImageTextCollator` makes them."
             )
 
+        image_embeds = outputs.image_embeds  # (rows, dim)
+        if model.training and self.args.image_embeds_noise:
+            dim = image_embeds.shape[1]
+            # Drawn for the rows of all processes, like the prompts
+            drawn = torch.randn(sum(counts), dim)[first_row : first_row + num_rows].to(image_embeds)
+            image_embeds = normalize(image_embeds + self.args.image_embeds_noise / math.sqrt(dim) * drawn, dim=1)
+
         # From here on this process has its own images against the texts of all processes.
         if not self.args.gather_negatives:
             counts, first_row = [num_rows], 0
         row_ids = group_ids if group_ids is not None else first_row + torch.arange(num_rows, device=device)
         column_ids = gather_rows(row_ids, counts)  # (all rows,)
         yes_sum, no_sum = itbo_loss(
-            outputs.image_embeds,
+            image_embeds,
             gather_rows(outputs.text_embeds, counts),
             gather_rows(outputs.no_text_embeds, counts),
             self.clipn.logit_scale.exp(),
@@ -230,7 +246,7 @@ class CLIPNTrainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
     def _mean_losses(self, mode: str) -> dict[str, float]:
-        """The terms of the loss since the last call, averaged over batches and processes."""
+        """Average the terms of the loss since the last call over batches and processes."""
         sums = self.accelerator.reduce(self._loss_sums[mode], reduction="mean")
         self._loss_sums[mode] = torch.zeros_like(sums)
         return dict(zip(LOSS_NAMES, (sums[:3] / sums[3]).tolist(), strict=True))
@@ -239,6 +255,31 @@ class CLIPNTrainer(Trainer):
         if "loss" in logs:
             logs = {**logs, **self._mean_losses("train")}
         super().log(logs, start_time)
+
+    def evaluate(
+        self,
+        eval_dataset: Any = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        given = self.eval_dataset if eval_dataset is None else eval_dataset
+        if not isinstance(given, dict):
+            self._measures_ood = self.id_dataset is not None
+            try:
+                return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+            finally:
+                self._measures_ood = False
+        metrics: dict[str, float] = {}
+        for name in given:
+            # By its name, Trainer finds the loader of a set of its own again.
+            part: Any = name if eval_dataset is None else given[name]
+            metrics |= super().evaluate(part, ignore_keys, f"{metric_key_prefix}_{name}")
+        if self.id_dataset is not None:
+            ood = {f"{metric_key_prefix}_{name}": value for name, value in self._ood_metrics().items()}
+            self.log(ood)
+            self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, ood)
+            metrics |= ood
+        return metrics
 
     def evaluation_loop(
         self,
@@ -258,12 +299,12 @@ class CLIPNTrainer(Trainer):
         weights = (self.args.yes_weight, self.args.no_weight, self.args.tso_weight)
         # Trainer's own average leaves out what other processes computed on an incomplete last batch.
         losses["loss"] = sum(weight * loss for weight, loss in zip(weights, losses.values(), strict=True))
-        metrics = losses if self.id_dataset is None else {**losses, **self._ood_metrics()}
+        metrics = {**losses, **self._ood_metrics()} if self._measures_ood else losses
         named = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
         return output._replace(metrics={**(output.metrics or {}), **named})
 
     def _ood_metrics(self) -> dict[str, float]:
-        """AUROC and FPR95 (ID positive) of detection on `id_dataset` against `ood_dataset`, and the ID accuracy."""
+        """Measure AUROC and FPR95 (ID positive) on `id_dataset` against `ood_dataset`, and the ID accuracy."""
         encoder = DualEncoder(self.clipn, self.processing_class)
         if self._ood_data is None:
             # The image encoder is frozen, so once is enough.
@@ -283,7 +324,7 @@ class CLIPNTrainer(Trainer):
         return metrics
 
     def _embed_images(self, encoder: DualEncoder, dataset: Any) -> tuple[Tensor, Tensor]:
-        """Embeddings `(images, dim)` of all readable images, and their row numbers `(images,)` on the CPU."""
+        """Embed all readable images, `(images, dim)`; also give their row numbers, `(images,)` on the CPU."""
         own_rows = np.array_split(np.arange(len(dataset)), self.args.world_size)[self.args.process_index]
         device = self.args.device
         embeds, rows = [torch.empty(0, self.clipn.visual_projection.out_features, device=device)], []
@@ -319,8 +360,8 @@ class CLIPNTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         super()._save(output_dir, state_dict)
-        if self.args.tuning == "no_prompts" and self.args.should_save:
-            save_no_prompts(self.clipn, Path(output_dir or str(self.args.output_dir)) / NO_PROMPTS_NAME)
+        if self.args.should_save:
+            save_tuning_files(self.clipn, self.args.tuning, output_dir or str(self.args.output_dir))
 
     def create_model_card(
         self,
@@ -335,7 +376,7 @@ class CLIPNTrainer(Trainer):
         dataset_args: str | list[str] | None = None,
         **details: Any,
     ) -> None:
-        """Writes `README.md` into `output_dir`.
+        """Write `README.md` into `output_dir`.
 
         Args:
             language, license, tags, model_name, finetuned_from, dataset: As in [`~transformers.Trainer`].

@@ -9,12 +9,8 @@ worker processes, and a resumed run sees exactly the batches of an uninterrupted
 
 import glob
 import hashlib
-import json
 import os
-import tempfile
-import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +18,13 @@ import datasets
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
-from transformers.utils import logging
 
-from clipn_hf.images import ImageError, load_image
-from clipn_hf.modeling import CLIPNProcessor
-from clipn_hf.prompts import validate_templates
+from ..images import undecoded
+from ..prompts import validate_templates
+from .augmentation import Augmentation
+from .rows import LOGGED_ROWS, RowReader, SkippedRows, UnusableRowError, row_origin
 
-logger = logging.get_logger(__name__)
-
-MAX_REPLACEMENTS = 100  # unusable rows in a row after which a data set counts as broken
-LOGGED_ROWS = 3  # unusable rows that each process reports at once; all of them are counted
+MAX_REPLACEMENTS = 100  # Unusable rows in a row after which a data set counts as broken.
 
 _BUILDERS = {
     ".parquet": "parquet",
@@ -42,224 +34,6 @@ _BUILDERS = {
     ".jsonl": "json",
     ".arrow": "arrow",
 }
-
-
-class UnusableRowError(ValueError):
-    """A row without a caption or with an image that cannot be read; the message says why."""
-
-
-class SkippedRows:
-    """The rows that could not be used, by name, with the reason.
-
-    The loader's worker processes report through one file, so that the process that owns the data set knows of all.
-    A row counts once, however often it is met.
-    """
-
-    def __init__(self) -> None:
-        handle, self._path = tempfile.mkstemp(prefix="clipn-hf-skipped-", suffix=".jsonl")
-        os.close(handle)
-        self._reported: set[str] = set()
-        weakref.finalize(self, _remove_own_file, self._path, os.getpid())
-
-    def add(self, name: str, reason: str) -> None:
-        """Counts a row; the first ones are also logged."""
-        if name in self._reported:
-            return
-        self._reported.add(name)
-        line = json.dumps([name, reason]).encode() + b"\n"
-        with open(self._path, "a+b", buffering=0) as file:
-            # workers are started anew in each epoch and would log the same rows again
-            file.seek(0)
-            first_lines = file.read(4096).splitlines(keepends=True)[: LOGGED_ROWS + 1]
-            # one short write in append mode is never interleaved with that of another process
-            file.write(line)
-        if line not in first_lines and len(first_lines) < LOGGED_ROWS:
-            logger.warning(f"Skipped {name}: {reason}")
-        elif line not in first_lines and len(first_lines) == LOGGED_ROWS:
-            logger.warning("Skipped further rows; they are counted and reported at the end.")
-
-    def as_dict(self) -> dict[str, str]:
-        """Name and reason of each row met so far, in the order of their first report."""
-        rows: dict[str, str] = {}
-        for line in Path(self._path).read_text(encoding="utf-8").splitlines():
-            name, reason = json.loads(line)
-            rows.setdefault(name, reason)
-        return rows
-
-
-def _remove_own_file(path: str, owner: int) -> None:
-    # a forked worker holds a copy of the object, whose end must not take the file away
-    if os.getpid() == owner:
-        Path(path).unlink(missing_ok=True)
-
-
-@dataclass(frozen=True)
-class Augmentation:
-    """Random resized crop and horizontal flip, with Pillow.
-
-    The crop covers a uniformly drawn share of the area at a log-uniformly drawn aspect ratio, cut to the image, and is
-    resized to `size` with bicubic interpolation. The defaults are those CLIP models are trained with in OpenCLIP, on
-    which CLIPN's authors build: a light crop and no flip, because captions say "left" and "right".
-
-    Args:
-        size (`tuple[int, int]`): Height and width of the result in pixels.
-        crop_scale (`tuple[float, float]`, *optional*, defaults to `(0.9, 1.0)`): Range of the share of the area.
-        crop_ratio (`tuple[float, float]`, *optional*, defaults to `(3 / 4, 4 / 3)`): Range of width / height.
-        flip_probability (`float`, *optional*, defaults to 0.0): Probability of a horizontal flip.
-
-    Raises:
-        ValueError: A size below 1, ranges that are empty or not positive, a scale above 1, a probability outside of
-            [0, 1].
-    """
-
-    size: tuple[int, int]
-    crop_scale: tuple[float, float] = (0.9, 1.0)
-    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    flip_probability: float = 0.0
-
-    def __post_init__(self) -> None:
-        if min(self.size) < 1:
-            raise ValueError(f"`size` must be (height, width) in pixels, each at least 1, got {self.size}.")
-        for name, limit in (("crop_scale", 1.0), ("crop_ratio", float("inf"))):
-            value = getattr(self, name)
-            if len(value) != 2 or not 0 < value[0] <= value[1] <= limit:
-                raise ValueError(
-                    f"`{name}` must be two numbers with 0 < lower <= upper <= {limit}, got {tuple(value)}."
-                )
-        if not 0 <= self.flip_probability <= 1:
-            raise ValueError(f"`flip_probability` must lie in [0, 1], got {self.flip_probability}.")
-
-    def __call__(self, image: Image.Image, generator: np.random.Generator) -> Image.Image:
-        """One augmented copy of `image`, `size` large; always four draws from `generator`."""
-        scale = generator.uniform(*self.crop_scale)
-        ratio = np.exp(generator.uniform(*np.log(self.crop_ratio)))
-        area = image.width * image.height * scale
-        width = min(float(image.width), np.sqrt(area * ratio))
-        height = min(float(image.height), np.sqrt(area / ratio))
-        shift_x, shift_y, flip = generator.random(3)
-        left, top = shift_x * (image.width - width), shift_y * (image.height - height)
-        box = (left, top, left + width, top + height)
-        result = image.resize(self.size[::-1], Image.Resampling.BICUBIC, box=box)
-        if flip < self.flip_probability:
-            result = result.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        return result
-
-
-def get_image_size(image_processor: Any) -> tuple[int, int]:
-    """Height and width in pixels to which an image processor resizes: the `size` of an `Augmentation` in front of it.
-
-    Raises:
-        ValueError: The processor's `size` has neither `shortest_edge` nor `height` and `width`.
-    """
-    size = dict(image_processor.size)
-    if size.get("shortest_edge"):
-        return size["shortest_edge"], size["shortest_edge"]
-    if size.get("height") and size.get("width"):
-        return size["height"], size["width"]
-    raise ValueError(f"expected an image processor whose size has 'shortest_edge' or 'height' and 'width', got {size}")
-
-
-def read_image(value: Any) -> Image.Image:
-    """The picture in a cell of an image column, as [`~clipn_hf.images.load_image`] gives it: 8-bit RGB.
-
-    Args:
-        value: An undecoded cell (`{"bytes": …, "path": …}`), or anything `load_image` reads.
-
-    Raises:
-        ImageError: It is missing or cannot be read.
-    """
-    if isinstance(value, Mapping):
-        data, path = value.get("bytes"), value.get("path")
-        if data is None and path is not None and not os.path.exists(path) and ("://" in path or "::" in path):
-            # in a stream from the Hub, the path is an address that only `datasets` can open
-            try:
-                value = datasets.Image().decode_example(dict(value))
-            except (OSError, ValueError) as error:
-                raise ImageError(path, f"it cannot be fetched ({error}).") from error
-        else:
-            value = path if data is None else data
-    if value is None:
-        raise ImageError("the image", "the cell is empty.")
-    return load_image(value)
-
-
-def group_id(value: Any) -> int:
-    """A 64-bit id of a group: the same value has the same id in every process and run.
-
-    Integers stand for themselves; everything else is hashed by its text.
-    """
-    if isinstance(value, int | np.integer) and not isinstance(value, bool):
-        return int(value)
-    digest = hashlib.blake2b(str(value).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big", signed=True)
-
-
-@dataclass(frozen=True)
-class RowReader:
-    """Turns a row into one example: reads its image, draws its caption.
-
-    Args:
-        image_column (`str`): Column of the image.
-        caption_columns (`tuple[str, ...]`): Columns with a caption or a list of captions; one of all is drawn.
-        group_column (`str`, *optional*): Column of the group. Rows without a value form a group of their own.
-        caption_templates (`tuple[str, ...]`): Texts with one `{}`, of which one is drawn and filled with the caption.
-        augmentation ([`Augmentation`], *optional*): Applied to the image.
-    """
-
-    image_column: str
-    caption_columns: tuple[str, ...]
-    group_column: str | None
-    caption_templates: tuple[str, ...]
-    augmentation: Augmentation | None
-
-    def text_columns(self) -> list[str]:
-        """All columns but the image's, each once."""
-        columns = [*self.caption_columns, *([self.group_column] if self.group_column else [])]
-        return list(dict.fromkeys(columns))
-
-    def read_text(self, row: Mapping[str, Any], generator: np.random.Generator) -> dict[str, Any]:
-        """Everything of an example but its image.
-
-        Raises:
-            UnusableRowError: None of the captions has a visible character.
-        """
-        cells = [row[column] for column in self.caption_columns]
-        listed = [caption for cell in cells for caption in ([cell] if isinstance(cell, str) else cell or [])]
-        captions = [caption.strip() for caption in listed if caption and caption.strip()]
-        if not captions:
-            raise UnusableRowError(f"no caption in {', '.join(self.caption_columns)}.")
-        caption = captions[generator.integers(len(captions))]
-        template = self.caption_templates[generator.integers(len(self.caption_templates))]
-        example: dict[str, Any] = {"caption": template.replace("{}", caption), "template_draw": generator.random()}
-        own_group = int(generator.integers(2**63))
-        if self.group_column:
-            value = row[self.group_column]
-            example["group_id"] = own_group if value is None else group_id(value)
-        return example
-
-    def read_image(self, row: Mapping[str, Any]) -> Image.Image:
-        """The image of a row, as it is.
-
-        Raises:
-            UnusableRowError: The image cannot be read.
-        """
-        try:
-            return read_image(row[self.image_column])
-        except ImageError as error:
-            origin = _origin(row, self.image_column)
-            raise UnusableRowError(
-                f"the image {f'{origin} ' if origin else ''}cannot be read: {error.reason}"
-            ) from error
-
-    def read_example(self, row: Mapping[str, Any], generator: np.random.Generator) -> dict[str, Any]:
-        """One example, its image augmented.
-
-        Raises:
-            UnusableRowError: As `read_text` and `read_image`.
-        """
-        text = self.read_text(row, generator)
-        image = self.read_image(row)
-        return {"image": self.augmentation(image, generator) if self.augmentation else image, **text}
 
 
 class ImageTextDataset(torch.utils.data.Dataset[dict[str, Any]]):
@@ -308,17 +82,17 @@ class ImageTextDataset(torch.utils.data.Dataset[dict[str, Any]]):
             raise ValueError(f"`seed` must not be negative, got {seed}.")
         self.reader = _build_reader(rows, image_column, caption_columns, group_column, caption_templates, augmentation)
         columns = list(dict.fromkeys([image_column, *self.reader.text_columns()]))
-        self.rows = _undecoded(rows.with_format(None).select_columns(columns), image_column)
+        self.rows = undecoded(rows.with_format(None).select_columns(columns), image_column)
         self.seed = seed
         self._images = self.rows.select_columns([image_column])
         self._texts = self.rows.select_columns(self.reader.text_columns())
         self._skipped = SkippedRows()
         self._image_embeds: np.ndarray | None = None
-        # in shared memory: workers that outlive an epoch must see the next one
+        # In shared memory: workers that outlive an epoch must see the next one.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
     def set_epoch(self, epoch: int) -> None:
-        """Makes the draws those of an epoch; to be called before its first batch is asked for."""
+        """Make the draws those of an epoch; to be called before its first batch is asked for."""
         self._epoch.fill_(epoch)
 
     @property
@@ -343,11 +117,11 @@ class ImageTextDataset(torch.utils.data.Dataset[dict[str, Any]]):
         self._image_embeds = value
 
     def skip(self, index: int, reason: str) -> None:
-        """Counts a row as unusable; the first ones are also logged."""
+        """Count a row as unusable; the first ones are also logged."""
         self._skipped.add(f"row {index}", reason)
 
     def read_views(self, index: int, num_views: int) -> list[Image.Image]:
-        """The image of a row as it is, or more than one augmented view of it; the same whatever the epoch is.
+        """Read the image of a row as it is, or more than one augmented view of it; the same whatever the epoch is.
 
         Raises:
             UnusableRowError: The image cannot be read.
@@ -359,7 +133,7 @@ class ImageTextDataset(torch.utils.data.Dataset[dict[str, Any]]):
         return [self.reader.augmentation(image, np.random.default_rng(seed)) for seed in seeds]
 
     def fingerprint(self) -> str:
-        """A digest that changes with the rows, and with size and time of change of each image file they only name."""
+        """Compute a digest that changes with the rows, and with size and time of change of the files they name."""
         digest = hashlib.sha256(self.rows._fingerprint.encode())
         for path in self._image_paths():
             try:
@@ -373,7 +147,7 @@ class ImageTextDataset(torch.utils.data.Dataset[dict[str, Any]]):
         column = self.reader.image_column
         feature = self._images.features[column]
         if isinstance(feature, datasets.Image):
-            # decided without reading a single image: a set of many gigabytes may hold them as bytes
+            # Decided without reading a single image: a set of many gigabytes may hold them as bytes.
             if all(chunk.field("bytes").null_count == 0 for chunk in self._images.data.column(column).chunks):
                 return
         elif getattr(feature, "dtype", None) != "string":
@@ -388,7 +162,7 @@ class ImageTextDataset(torch.utils.data.Dataset[dict[str, Any]]):
         return len(self.rows)
 
     def __getstate__(self) -> dict[str, Any]:
-        # a memory map would be copied, whole, to each worker process that is not forked
+        # A memory map would be copied, whole, to each worker process that is not forked.
         state = self.__dict__.copy()
         if isinstance(self._image_embeds, np.memmap) and self._image_embeds.filename is not None:
             state["_image_embeds"] = Path(self._image_embeds.filename)
@@ -419,7 +193,7 @@ class ImageTextDataset(torch.utils.data.Dataset[dict[str, Any]]):
                 except UnusableRowError as error:
                     self.skip(index, str(error))
                 index = int(generator.integers(len(self)))
-                # a pair that is twice in a batch would be taught as its own opposite
+                # A pair that is twice in a batch would be taught as its own opposite.
                 while index in taken and len(taken) < len(self):
                     index = int(generator.integers(len(self)))
                 taken.add(index)
@@ -434,7 +208,7 @@ class ImageTextDataset(torch.utils.data.Dataset[dict[str, Any]]):
         text = self.reader.read_text(row, generator)
         embedding = np.array(self._image_embeds[index, generator.integers(self._image_embeds.shape[1])])
         if not np.isfinite(embedding).all():
-            raise UnusableRowError("the image could not be read when the embeddings were computed.")
+            raise UnusableRowError("The image could not be read when the embeddings were computed.")
         return {"image_embeds": embedding, **text}
 
 
@@ -478,7 +252,7 @@ def load_image_text_dataset(
     shuffle_buffer: int = 2000,
     seed: int = 0,
 ) -> ImageTextDataset | datasets.IterableDataset:
-    """Image-text pairs from the Hub or from disk, ready for [`ImageTextCollator`].
+    """Load image-text pairs from the Hub or from disk, ready for [`ImageTextCollator`].
 
     Args:
         source (`str`, `os.PathLike` or sequence of `str`):
@@ -531,11 +305,11 @@ def load_image_text_dataset(
     if shuffle_buffer < 1:
         raise ValueError(f"`shuffle_buffer` must be at least 1, got {shuffle_buffer}.")
     if rows.column_names is None:
-        rows = rows._resolve_features()  # what `datasets` itself calls when a stream does not say its columns
+        rows = rows._resolve_features()  # What `datasets` itself calls when a stream does not say its columns.
     reader = _build_reader(rows, image_column, caption_columns, group_column, caption_templates, augmentation)
-    rows = _filter_rows(_undecoded(rows, image_column), filters)
+    rows = _filter_rows(undecoded(rows, image_column), filters)
     skipped = SkippedRows()
-    # repeated before it is shuffled: the buffer then mixes anew in each pass
+    # Repeated before it is shuffled: the buffer then mixes anew in each pass.
     stream = rows.repeat(None).shuffle(seed=seed, buffer_size=shuffle_buffer)
     stream = stream.map(
         _StreamReader(reader, seed, skipped),
@@ -556,7 +330,7 @@ def load_labelled_images(
     label_column: str | None = "label",
     filters: Mapping[str, Sequence[str]] | None = None,
 ) -> datasets.Dataset:
-    """Images for the evaluation of OOD detection, in the columns `image` (undecoded) and `label`.
+    """Load images for the evaluation of OOD detection, in the columns `image` (undecoded) and `label`.
 
     Args:
         source, split, filters: As in [`load_image_text_dataset`].
@@ -576,69 +350,17 @@ def load_labelled_images(
         _check_column(rows, column)
     if len(rows) == 0:
         raise ValueError(f"{source} has no rows in the split {split!r}; is the split or the filter right?")
-    rows = _undecoded(rows.select_columns(list(names)), image_column)
+    rows = undecoded(rows.select_columns(list(names)), image_column)
     if label_column:
         feature = rows.features[label_column]
         if not isinstance(feature, datasets.ClassLabel):
             if getattr(feature, "dtype", None) not in ("string", "large_string"):
                 raise ValueError(
-                    f"the label column {label_column!r} must hold class names, as a ClassLabel or as texts, "
-                    f"got {feature}; convert it with `cast_column({label_column!r}, datasets.ClassLabel(names=…))`"
+                    f"The label column {label_column!r} must hold class names, as a ClassLabel or as texts, "
+                    f"got {feature}; convert it with `cast_column({label_column!r}, datasets.ClassLabel(names=…))`."
                 )
             rows = rows.class_encode_column(label_column)
     return rows.rename_columns({old: new for old, new in names.items() if old != new})
-
-
-class ImageTextCollator:
-    """Makes the batch of a training step out of examples of [`load_image_text_dataset`].
-
-    With learnable "no" prompts the plain caption feeds both text encoders, and there is one set of token ids. With
-    hand-crafted ones, that is when the processor's `no_templates` differ from its `templates`, a pair of templates is
-    drawn for each caption and the "no" text encoder gets token ids of its own. Texts are padded to the longest of the
-    batch and cut at the tokenizer's `model_max_length`.
-
-    Args:
-        processor ([`CLIPNProcessor`]): Read anew for each batch, so that tokens added later take effect.
-
-    Returns (of a call):
-        `dict[str, torch.Tensor]`: `pixel_values` `(batch, 3, height, width)` or, for examples with embeddings,
-        `image_embeds` `(batch, dim)` float32; `input_ids` and `attention_mask` `(batch, length)`; for hand-crafted
-        prompts `no_input_ids` and `no_attention_mask`; for examples with groups `group_ids` `(batch,)` int64.
-    """
-
-    def __init__(self, processor: CLIPNProcessor) -> None:
-        self.processor = processor
-
-    def __call__(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
-        if "image_embeds" in examples[0]:
-            batch = {"image_embeds": torch.from_numpy(np.stack([example["image_embeds"] for example in examples]))}
-        else:
-            images = [example["image"] for example in examples]
-            batch = {"pixel_values": self.processor.image_processor(images, return_tensors="pt")["pixel_values"]}
-        captions = [example["caption"] for example in examples]
-        templates, no_templates = self.processor.templates, self.processor.no_templates
-        if templates == no_templates:
-            batch.update(self._tokenize(captions))
-        else:
-            if len(templates) != len(no_templates):
-                raise ValueError(
-                    f"the processor's templates and no_templates are pairs, got {len(templates)} and "
-                    f"{len(no_templates)}; give each template its negation"
-                )
-            pairs = [int(example["template_draw"] * len(templates)) for example in examples]
-            texts = [templates[pair].replace("{}", caption) for pair, caption in zip(pairs, captions, strict=True)]
-            no_texts = [
-                no_templates[pair].replace("{}", caption) for pair, caption in zip(pairs, captions, strict=True)
-            ]
-            batch.update(self._tokenize(texts))
-            batch.update({f"no_{name}": ids for name, ids in self._tokenize(no_texts).items()})
-        if "group_id" in examples[0]:
-            batch["group_ids"] = torch.tensor([example["group_id"] for example in examples], dtype=torch.int64)
-        return batch
-
-    def _tokenize(self, texts: list[str]) -> dict[str, Tensor]:
-        tokens = self.processor.tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
-        return {"input_ids": tokens["input_ids"], "attention_mask": tokens["attention_mask"]}
 
 
 def _load_rows(
@@ -646,36 +368,36 @@ def _load_rows(
 ) -> Any:
     sources = [os.fspath(source)] if isinstance(source, str | os.PathLike) else [os.fspath(item) for item in source]
     if not sources:
-        raise ValueError("no data set given; name a Hub id, a folder or files")
+        raise ValueError("No data set is given; name a Hub id, a folder or files.")
     kinds = {_BUILDERS.get(os.path.splitext(item)[1].lower()) for item in sources}
     if kinds == {None} and len(sources) == 1:
         path = sources[0]
         if os.path.exists(path) and not os.path.isdir(path):
-            raise ValueError(f"{path} is a file of an unknown kind; expected one of {', '.join(_BUILDERS)}")
-        # a leading dot or slash is a path that was mistyped, never a Hub id
+            raise ValueError(f"{path} is a file of an unknown kind; expected one of {', '.join(_BUILDERS)}.")
+        # A leading dot or slash is a path that was mistyped, never a Hub id.
         if not os.path.exists(path) and path.startswith((".", "/", "~")):
-            raise FileNotFoundError(f"there is no folder {path}; check the spelling and the working directory")
+            raise FileNotFoundError(f"There is no folder {path}; check the spelling and the working directory.")
         return datasets.load_dataset(path, config_name, split=split, streaming=streaming)
     kind = kinds.pop()
     if kinds or kind is None:
-        raise ValueError(f"expected files of one kind out of {', '.join(_BUILDERS)}, got {sources}")
+        raise ValueError(f"The files must be of one kind out of {', '.join(_BUILDERS)}, got {sources}.")
     for item in sources:
         if "://" not in item and not glob.glob(item, recursive=True):
-            raise FileNotFoundError(f"no file matches {item}; check the spelling and the working directory")
-    # local files have no splits of their own: all of them are the one that is asked for
+            raise FileNotFoundError(f"No file matches {item}; check the spelling and the working directory.")
+    # Local files have no splits of their own: all of them are the one that is asked for.
     name = split.partition("[")[0]
     return datasets.load_dataset(kind, config_name, data_files={name: sources}, split=split, streaming=streaming)
 
 
 def _check_column(rows: Any, column: str) -> None:
     if column not in rows.column_names:
-        raise ValueError(f"the data set has no column {column!r}; it has {', '.join(rows.column_names)}")
+        raise ValueError(f"The data set has no column {column!r}; it has {', '.join(rows.column_names)}.")
 
 
 def _filter_rows(rows: Any, filters: Mapping[str, Sequence[str]] | None) -> Any:
     for column, values in (filters or {}).items():
         _check_column(rows, column)
-        # a tuple: the order of a set differs between processes, and with it the fingerprint of the filtered rows
+        # A tuple: the order of a set differs between processes, and with it the fingerprint of the filtered rows.
         kept = tuple(sorted(values))
         rows = rows.filter(_is_kept, input_columns=[column], fn_kwargs={"kept": kept})
     return rows
@@ -683,13 +405,6 @@ def _filter_rows(rows: Any, filters: Mapping[str, Sequence[str]] | None) -> Any:
 
 def _is_kept(value: Any, kept: tuple[str, ...]) -> bool:
     return str(value) in kept
-
-
-def _undecoded(rows: Any, image_column: str) -> Any:
-    """`rows` with images as bytes or path: decoding is ours, so that a damaged image is a row to skip."""
-    if isinstance(rows.features[image_column], datasets.Image):
-        return rows.cast_column(image_column, datasets.Image(decode=False))
-    return rows
 
 
 def _build_reader(
@@ -701,22 +416,15 @@ def _build_reader(
     augmentation: Augmentation | None,
 ) -> RowReader:
     if isinstance(caption_columns, str) or not caption_columns:
-        raise ValueError(f"`caption_columns` must be a list of column names, got {caption_columns!r}")
+        raise ValueError(f"`caption_columns` must be a list of column names, got {caption_columns!r}.")
     for column in (image_column, *caption_columns, *([group_column] if group_column else [])):
         _check_column(rows, column)
     templates = tuple(validate_templates(caption_templates, name="caption_templates"))
     return RowReader(image_column, tuple(caption_columns), group_column, templates, augmentation)
 
 
-def _origin(row: Mapping[str, Any], image_column: str) -> str | None:
-    """The file or key that a row names, if any."""
-    image = row.get(image_column)
-    path = image.get("path") if isinstance(image, Mapping) else image if isinstance(image, str) else None
-    return path or row.get("__key__")
-
-
 def _stream_row_name(row: Mapping[str, Any], image_column: str) -> str:
-    origin = _origin(row, image_column)
+    origin = row_origin(row, image_column)
     if origin:
         return f"{row['__url__']}, {origin}" if "__url__" in row else origin
     content = repr(sorted(row.items(), key=lambda item: item[0])).encode()

@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 
 
 def gather_counts(count: int, device: torch.device) -> list[int]:
-    """`count` of every process, in the order of their ranks; `[count]` where there is one process."""
+    """Gather `count` of every process, in the order of their ranks; `[count]` where there is one process."""
     if not (dist.is_available() and dist.is_initialized()):
         return [count]
     counts = torch.empty(dist.get_world_size(), dtype=torch.int64, device=device)
@@ -24,7 +24,7 @@ def gather_counts(count: int, device: torch.device) -> list[int]:
 
 
 def gather_rows(rows: Tensor, counts: list[int]) -> Tensor:
-    """The rows of all processes, in the order of their ranks.
+    """Gather the rows of all processes, in the order of their ranks.
 
     Differentiable: the gradient of a row is the sum of what all processes derive for it. Where the losses of the
     processes add up to one loss, each process so receives the gradient of that one loss.
@@ -44,7 +44,7 @@ class _GatherRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, counts: list[int]) -> Tensor:
         ctx.counts = counts
-        # collectives of equal size work with every backend
+        # Collectives of equal size work with every backend.
         padded = rows.new_zeros(max(counts), *rows.shape[1:])
         padded[: len(rows)] = rows
         gathered = [torch.empty_like(padded) for _ in counts]
@@ -54,7 +54,7 @@ class _GatherRows(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        # a reduce-scatter would do, but it needs parts of equal size
+        # A reduce-scatter would do, but it needs parts of equal size.
         gradient = gradient.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(gradient)
         return gradient.split(ctx.counts)[dist.get_rank()], None

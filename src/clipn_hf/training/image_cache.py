@@ -5,7 +5,6 @@
 import hashlib
 import json
 import os
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +17,14 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 from transformers.utils import logging
 
-from clipn_hf.modeling import CLIPNModel, CLIPNProcessor
-
-from .data import ImageTextDataset, UnusableRowError
+from ..files import atomic_path
+from ..modeling import CLIPNModel, CLIPNProcessor
+from .data import ImageTextDataset
+from .rows import UnusableRowError
 
 logger = logging.get_logger(__name__)
 
-_FORMAT = 1  # to be raised whenever the same settings would give other numbers
+_FORMAT = 1  # To be raised whenever the same settings would give other numbers.
 
 
 def build_image_cache(
@@ -37,7 +37,7 @@ def build_image_cache(
     batch_size: int = 64,
     num_workers: int = 0,
 ) -> np.memmap[Any, Any]:
-    """Embeds `num_views` views of each image, or finds the file in which they already are.
+    """Embed `num_views` views of each image, or find the file in which they already are.
 
     One view is the image as the processor prepares it; several are drawn with `dataset.augmentation`. The file is
     named by a digest of everything the numbers depend on: the rows (files named by a path count with their size and
@@ -75,17 +75,10 @@ def build_image_cache(
         path, record = folder / f"{name}.npy", folder / f"{name}.json"
         if not path.exists():
             folder.mkdir(parents=True, exist_ok=True)
-            # names of their own: another machine may be writing the same files to a shared folder
-            partials = [folder / f".{uuid.uuid4().hex}.partial" for _ in range(2)]
-            try:
-                skipped = _compute(partials[0], model, dataset, processor, num_views, batch_size, num_workers)
-                partials[1].write_text(json.dumps({"settings": settings, "skipped": skipped}, indent=1), "utf-8")
-                # the record first: where there are embeddings, there is their record
-                os.replace(partials[1], record)
-                os.replace(partials[0], path)
-            finally:
-                for partial in partials:
-                    partial.unlink(missing_ok=True)
+            # The record comes first: where there are embeddings, there is their record.
+            with atomic_path(path) as partial, atomic_path(record) as partial_record:
+                skipped = _compute(partial, model, dataset, processor, num_views, batch_size, num_workers)
+                partial_record.write_text(json.dumps({"settings": settings, "skipped": skipped}, indent=1), "utf-8")
     for row, reason in json.loads(record.read_text(encoding="utf-8"))["skipped"].items():
         dataset.skip(int(row), reason)
     return np.load(path, mmap_mode="r")
@@ -120,7 +113,7 @@ def _compute(
     batch_size: int,
     num_workers: int,
 ) -> dict[int, str]:
-    """Writes the embeddings `(rows, views, dim)` to `path`; returns the rows that have none, with the reason."""
+    """Write the embeddings `(rows, views, dim)` to `path`; return the rows that have none, with the reason."""
     loader = DataLoader(
         _Views(dataset, processor, num_views),
         batch_size=max(1, batch_size // num_views),
@@ -155,7 +148,7 @@ def _compute(
 def _settings(
     model: CLIPNModel, dataset: ImageTextDataset, processor: CLIPNProcessor, num_views: int
 ) -> dict[str, Any]:
-    """Everything the embeddings depend on."""
+    """List everything the embeddings depend on."""
     augmentation = dataset.reader.augmentation
     return {
         "format": _FORMAT,
@@ -169,7 +162,7 @@ def _settings(
 
 
 def _weights_digest(model: CLIPNModel) -> str:
-    """SHA-256 of the image encoder and its projection: names, shapes, dtypes and values."""
+    """Compute SHA-256 of the image encoder and its projection: names, shapes, dtypes and values."""
     digest = hashlib.sha256()
     modules = {"vision_model": model.vision_model, "visual_projection": model.visual_projection}
     for module_name, module in modules.items():

@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What of a CLIPN model is trained, and the files that hold just that.
 
-The adapters are plain peft adapters: nothing but peft and the base model is needed to load or merge them.
+The adapters are plain peft adapters: nothing but peft and the base model is needed to load or merge them. Their
+folders also load by themselves, as a model for `pipeline` and the other ways in.
 """
 
 import os
@@ -12,11 +13,10 @@ import torch
 from peft import LoraConfig, PeftModel, TrainableTokensConfig, get_peft_model
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from tokenizers import AddedToken
 from torch import Tensor
 
-from clipn_hf.modeling import CLIPNModel, CLIPNProcessor
-
+from ..files import atomic_path
+from ..modeling import CLIPNModel, CLIPNProcessor, add_no_tokens, save_prompt_settings
 from .clipn_config import CLIPNTrainingArguments
 
 NO_PROMPTS_NAME = "no_prompts.safetensors"
@@ -51,10 +51,11 @@ def prepare_tuning(
             lora_dropout=args.lora_dropout,
             target_modules=LORA_MODULES,
         )
-        return get_peft_model(model, config)
+        return get_peft_model(model, config, revision=model.clip_revision)
     if args.tuning == "trainable_tokens":
         token_ids = add_no_tokens(model, processor, args.num_trainable_tokens)
-        return get_peft_model(model, TrainableTokensConfig(token_indices=token_ids, target_modules=TOKEN_MODULES))
+        token_config = TrainableTokensConfig(token_indices=token_ids, target_modules=TOKEN_MODULES)
+        return get_peft_model(model, token_config, revision=model.clip_revision)
     if args.tuning == "no_prompts":
         prompts = _no_prompts(model)
         model.requires_grad_(False)
@@ -62,73 +63,22 @@ def prepare_tuning(
     return model
 
 
-def add_no_tokens(
-    model: CLIPNModel, processor: CLIPNProcessor, num_tokens: int, initial_text: str = "a photo without"
-) -> list[int]:
-    """Put `num_tokens` placeholder tokens `<no_0> <no_1> …` in front of every template, in place of a negation.
+def save_tuning_files(model: CLIPNModel, tuning: str, folder: str | os.PathLike[str]) -> None:
+    """Write what a way of tuning needs beside the files that transformers and peft save.
 
-    Each "no" template becomes the placeholders followed by its plain template. The tokenizer learns the placeholders,
-    both text encoders get rows for them, initialised from the words of `initial_text`: its last word goes to the last
-    placeholder, the words before it to those before, over and over. Adding them again reuses what is there, so that
-    this also fits a fresh base model to a processor that was saved with an adapter.
+    For `"no_prompts"` that is the file of [`save_no_prompts`], for the adapters `"lora"` and `"trainable_tokens"` that
+    of [`~clipn_hf.modeling.save_prompt_settings`], with which the folder of an adapter on a plain CLIP loads by
+    itself.
 
     Args:
-        model ([`CLIPNModel`]): Changed in place; `no_prompt_type` must be `"handcrafted"`.
-        processor ([`CLIPNProcessor`]): Changed in place, tokenizer and `no_templates`.
-        num_tokens (`int`): Number of placeholder tokens.
-        initial_text (`str`, *optional*, defaults to `"a photo without"`): Words the placeholders start from.
-
-    Returns:
-        `list[int]`: The ids of the placeholders.
-
-    Raises:
-        ValueError: The "no" prompts of the model are additive, or `initial_text` has no words.
-
-    Example:
-
-    ```python
-    >>> base = CLIPNModel.from_clip("openai/clip-vit-base-patch16", no_prompt_type="handcrafted")  # doctest: +SKIP
-    >>> processor = CLIPNProcessor.from_pretrained("org/adapter")  # doctest: +SKIP
-    >>> add_no_tokens(base, processor, num_tokens=4)  # doctest: +SKIP
-    [49408, 49409, 49410, 49411]
-    >>> model = PeftModel.from_pretrained(base, "org/adapter")  # doctest: +SKIP
-
-    ```"""
-    if model.config.no_prompt_type != "handcrafted":
-        raise ValueError(
-            f"Placeholder tokens take the place of hand-crafted negations, but this model has `no_prompt_type="
-            f"{model.config.no_prompt_type!r}`; build it with "
-            f"`CLIPNModel.from_clip(clip, no_prompt_type='handcrafted')`, or use `tuning='no_prompts'`."
-        )
-    tokenizer = processor.tokenizer
-    word_ids = tokenizer(initial_text, add_special_tokens=False)["input_ids"]
-    if not word_ids:
-        raise ValueError(f"`initial_text` must contain at least one word, got {initial_text!r}.")
-
-    placeholders = [f"<no_{index}>" for index in range(num_tokens)]
-    tokenizer.add_tokens([AddedToken(placeholder, normalized=False) for placeholder in placeholders])
-    token_ids: list[int] = tokenizer.convert_tokens_to_ids(placeholders)
-    sources = [word_ids[(index - num_tokens) % len(word_ids)] for index in range(num_tokens)]
-
-    text_config = model.text_model.config
-    vocab_size = max(text_config.vocab_size, len(tokenizer))
-    # Pooling at the highest id, which `eos_token_id=2` stands for, would pick a placeholder.
-    text_config.eos_token_id = tokenizer.eos_token_id
-    for tower in (model.text_model, model.no_text_model):
-        tower.eos_token_id = tokenizer.eos_token_id
-        if tower.get_input_embeddings().num_embeddings < vocab_size:
-            tower.resize_token_embeddings(vocab_size, mean_resizing=False)
-        weight = tower.get_input_embeddings().weight
-        with torch.no_grad():
-            weight[token_ids] = weight[sources]
-    # CLIPNModel keeps a frozen tower in evaluation mode, and the new embeddings have to follow
-    model.train(model.training)
-
-    context = " ".join(placeholders)
-    processor.no_templates = [f"{context} {template}" for template in processor.templates]
-    model.config.templates = list(processor.templates)
-    model.config.no_templates = list(processor.no_templates)
-    return token_ids
+        model ([`CLIPNModel`]): Without peft around it.
+        tuning (`str`): As in [`CLIPNTrainingArguments`].
+        folder (`str` or `os.PathLike`): Where the model is saved.
+    """
+    if tuning == "no_prompts":
+        save_no_prompts(model, Path(folder) / NO_PROMPTS_NAME)
+    elif tuning in ("lora", "trainable_tokens"):
+        save_prompt_settings(model.config, folder)
 
 
 def save_no_prompts(model: CLIPNModel, file: str | os.PathLike[str]) -> None:
@@ -141,12 +91,10 @@ def save_no_prompts(model: CLIPNModel, file: str | os.PathLike[str]) -> None:
     Raises:
         ValueError: The model has no additive prompts.
     """
-    file = Path(file)
     prompts = _no_prompts(model).detach().cpu().contiguous()
     metadata = {"format": "pt", "content": "clipn no_prompts", "base_model": model.name_or_path or "unknown"}
-    partial = file.with_name(f".{file.name}.partial")
-    save_file({"no_prompts": prompts}, partial, metadata=metadata)
-    os.replace(partial, file)
+    with atomic_path(file) as partial:
+        save_file({"no_prompts": prompts}, partial, metadata=metadata)
 
 
 def load_no_prompts(model: CLIPNModel, file: str | os.PathLike[str]) -> None:
@@ -190,3 +138,13 @@ def _no_prompts(model: CLIPNModel) -> torch.nn.Parameter:
             f"{model.config.no_prompt_type!r}; build it with `CLIPNModel.from_clip(clip, no_prompt_type='learnable')`."
         )
     return model.no_text_model.embeddings.no_prompts
+
+
+__all__ = [
+    "NO_PROMPTS_NAME",
+    "add_no_tokens",
+    "load_no_prompts",
+    "prepare_tuning",
+    "save_no_prompts",
+    "save_tuning_files",
+]

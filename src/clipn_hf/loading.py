@@ -1,0 +1,180 @@
+# Copyright 2026 The clipn-hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""Dual encoders from folders and repositories: whole checkpoints, and peft adapters with their base models."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModel, AutoProcessor, AutoTokenizer, CLIPConfig
+from transformers.utils import (
+    CONFIG_NAME,
+    SAFE_WEIGHTS_INDEX_NAME,
+    SAFE_WEIGHTS_NAME,
+    WEIGHTS_INDEX_NAME,
+    WEIGHTS_NAME,
+    logging,
+)
+from transformers.utils.peft_utils import ADAPTER_CONFIG_NAME
+
+from .modeling import CLIPNModel, IncompleteCheckpointError
+from .modeling.completeness import check_complete
+from .modeling.modeling_clipn import LOADING_ARGUMENTS
+from .modeling.no_tokens import fit_vocabulary
+from .modeling.prompt_settings import find_file, load_prompt_settings
+
+logger = logging.get_logger(__name__)
+
+WEIGHTS_NAMES = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME, WEIGHTS_INDEX_NAME)
+HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
+POOLS = ("templates", "no_templates")
+
+
+class AutoDualEncoder(AutoModel):
+    """`AutoModel` that refuses checkpoints with missing weights, where transformers fills in random numbers."""
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Any:
+        """Load a model as `AutoModel.from_pretrained` does, but always in float32: `DualEncoder` converts it.
+
+        In bfloat16 the logit scale alone, a single weight, would be off by up to 1.6 %.
+
+        The folder or repository of a peft adapter loads its base model and puts the adapter on it. Where the adapter
+        is for a CLIPN and its base model a plain CLIP, [`CLIPNModel.from_clip`] makes the former of the latter, with
+        the prompts that `clipn_prompts.json` beside the adapter names (see
+        [`~clipn_hf.modeling.save_prompt_settings`]). Tokens that the tokenizer beside the adapter adds are added to
+        the model, and the processor is kept as its `adapter_processor`.
+
+        Raises:
+            IncompleteCheckpointError:
+                The checkpoint lacks weights of its model, or the adapter lacks its base model or does not fit it.
+            OSError: There is no such checkpoint.
+        """
+        source = os.fspath(pretrained_model_name_or_path)
+        kwargs["dtype"] = torch.float32
+        adapter = _read_adapter(source, kwargs)
+        if adapter is not None:
+            return _load_adapted(source, adapter, kwargs)
+        model, report = AutoModel.from_pretrained(source, *args, output_loading_info=True, **kwargs)
+        check_complete(source, type(model).__name__, report["missing_keys"])
+        return model
+
+
+def _read_adapter(source: str, kwargs: dict[str, Any]) -> dict[str, Any] | None:
+    """The configuration of the adapter `source`; None where that is a checkpoint, with or without an adapter in it."""
+    file = find_file(source, ADAPTER_CONFIG_NAME, **_hub_arguments(kwargs))
+    if file is None:
+        return None
+    folder = Path(source, kwargs.get("subfolder") or "")
+    if (folder / CONFIG_NAME).exists() and any((folder / name).exists() for name in WEIGHTS_NAMES):
+        return None
+    adapter: dict[str, Any] = json.loads(Path(file).read_text(encoding="utf-8"))
+    return adapter
+
+
+def _load_adapted(source: str, adapter: dict[str, Any], kwargs: dict[str, Any]) -> Any:
+    """The base model of an adapter with the adapter on it.
+
+    Loaded in two steps, because transformers reports on the weights of the adapter alone.
+    """
+    base = adapter.get("base_model_name_or_path")
+    if base is None:
+        raise IncompleteCheckpointError(
+            f"The adapter {source} does not name its base model. Load it with "
+            f'`PeftModel.from_pretrained(base, "{source}")` and pass that model and its processor, or write the name '
+            f"to `base_model_name_or_path` in its {ADAPTER_CONFIG_NAME}."
+        )
+    hub_arguments = _hub_arguments(kwargs)
+    base_arguments = {name: value for name, value in kwargs.items() if name not in ("config", "subfolder", "revision")}
+    base_arguments["revision"] = adapter.get("revision")
+    try:
+        config = AutoConfig.from_pretrained(base, **_hub_arguments(base_arguments))
+    except (OSError, ValueError) as error:
+        raise IncompleteCheckpointError(
+            f"The base model {base} of the adapter {source} cannot be loaded ({error}). Put it there, or correct "
+            f"`base_model_name_or_path` in the {ADAPTER_CONFIG_NAME} of the adapter."
+        ) from error
+    processor = _adapter_processor(source, base, hub_arguments, _hub_arguments(base_arguments))
+    prompts = load_prompt_settings(source, **hub_arguments)
+    if type(config) is CLIPConfig and (prompts is not None or _is_for_clipn(adapter)):
+        prompts = _infer_prompts(source, adapter, processor) if prompts is None else prompts
+        loading = {name: value for name, value in base_arguments.items() if name in LOADING_ARGUMENTS}
+        model: Any = CLIPNModel.from_clip(base, **prompts, **loading)
+    else:
+        model = AutoDualEncoder.from_pretrained(base, **base_arguments)
+
+    if isinstance(model, CLIPNModel):
+        if processor is not None:
+            fit_vocabulary(model, processor.tokenizer)
+        _check_tokens(source, adapter, model)
+        for name in POOLS:
+            # Tokens that were added to the templates are known to the adapter, not to its base.
+            own = (prompts or {}).get(name) or getattr(processor, name, None)
+            if own is not None:
+                setattr(model.config, name, list(own))
+    try:
+        report = model.load_adapter(source, adapter_kwargs=hub_arguments)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise IncompleteCheckpointError(
+            f"The adapter {source} cannot be put on its base model {base} ({type(model).__name__}): {error}"
+        ) from error
+    check_complete(source, f"the adapter on {type(model).__name__}", report.missing_keys)
+    model.adapter_processor = processor
+    return model
+
+
+def _hub_arguments(kwargs: dict[str, Any]) -> dict[str, Any]:
+    return {name: kwargs[name] for name in HUB_ARGUMENTS if kwargs.get(name) is not None}
+
+
+def _adapter_processor(
+    source: str, base: str, hub_arguments: dict[str, Any], base_arguments: dict[str, Any]
+) -> Any | None:
+    """The processor that was saved with an adapter; with the tokenizer alone that of the base with this tokenizer."""
+    if any(find_file(source, name, **hub_arguments) for name in ("processor_config.json", "preprocessor_config.json")):
+        return AutoProcessor.from_pretrained(source, **hub_arguments)
+    if find_file(source, "tokenizer_config.json", **hub_arguments):
+        processor = AutoProcessor.from_pretrained(base, **base_arguments)
+        processor.tokenizer = AutoTokenizer.from_pretrained(source, **hub_arguments)
+        return processor
+    return None
+
+
+def _is_for_clipn(adapter: dict[str, Any]) -> bool:
+    # peft names the class of the model; transformers, when it saves an adapter, does not.
+    model_class = (adapter.get("auto_mapping") or {}).get("base_model_class")
+    return model_class == CLIPNModel.__name__ or "no_text_" in str(adapter.get("target_modules"))
+
+
+def _infer_prompts(source: str, adapter: dict[str, Any], processor: Any | None) -> dict[str, Any]:
+    """The most probable form of the "no" prompts of an adapter that does not tell."""
+    pools = {name: getattr(processor, name, None) for name in POOLS}
+    if adapter.get("peft_type") == "TRAINABLE_TOKENS":
+        return {"no_prompt_type": "handcrafted", **pools}
+    if pools["no_templates"] is not None:
+        same = pools["no_templates"] == pools["templates"]
+        return {"no_prompt_type": "learnable" if same else "handcrafted", **pools}
+    logger.warning(
+        f"The adapter {source} does not say which form the \"no\" prompts have; `no_prompt_type='learnable'` is "
+        f"assumed. Write it down with `clipn_hf.modeling.save_prompt_settings(model.config, folder)` when saving."
+    )
+    return {"no_prompt_type": "learnable", **pools}
+
+
+def _check_tokens(source: str, adapter: dict[str, Any], model: CLIPNModel) -> None:
+    indices = adapter.get("token_indices") or adapter.get("trainable_token_indices") or []
+    if isinstance(indices, dict):
+        indices = [index for values in indices.values() for index in values]
+    text_config: Any = model.config.text_config
+    if indices and max(indices) >= text_config.vocab_size:
+        raise IncompleteCheckpointError(
+            f"The adapter {source} trains token {max(indices)}, but its base model has {text_config.vocab_size} "
+            f"tokens, and no tokenizer that has more was saved with the adapter. Save the processor of the model "
+            f"there, too: `processor.save_pretrained(folder)`."
+        )
+
+
+__all__ = ["AutoDualEncoder"]

@@ -1,0 +1,207 @@
+# Copyright 2026 The clipn-hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""What the command `detect` makes of files: a record each, written as a table, jsonl or csv, drawn as a contact sheet.
+
+A record is an `OODResult` with the `file` in front, or, of a file that cannot be read, `file` and `error`.
+"""
+
+import csv
+import itertools
+import json
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from rich.cells import cell_len, set_cell_size
+from rich.console import Console
+from rich.text import Text
+
+from .files import atomic_path
+from .verdicts import VERDICTS
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from torch import Tensor
+
+    from .detector import OODDetector, OODResult
+
+READERS = min(16, os.cpu_count() or 1)
+MAX_TILES = 200
+CSV_COLUMNS = ("file", "is_ood", "ood_score", "threshold", "method", "label", "score", "error")
+UNREADABLE = "unreadable"
+
+Record = Mapping[str, Any]
+
+
+class Format(StrEnum):
+    """What `detect` writes."""
+
+    TABLE = "table"
+    JSONL = "jsonl"
+    CSV = "csv"
+
+
+def judge_files(
+    detector: "OODDetector", files: Sequence[str], top_k: int | None, batch_size: int, max_thumbnails: int = 0
+) -> Iterator[tuple[Record, "Image.Image | None"]]:
+    """Judge files one after the other.
+
+    Threads read and prepare images while the model is busy with those before; a few batches are in memory at most.
+
+    Args:
+        detector ([`OODDetector`]): Judges.
+        files (`Sequence[str]`): What [`~clipn_hf.images.load_image`] reads.
+        top_k (`int` or `None`): How many labels to list.
+        batch_size (`int`): Images per pass through the model.
+        max_thumbnails (`int`, *optional*, defaults to 0): Of how many images to keep a small copy.
+
+    Yields:
+        The record of each file, in order, and the small copy of the first images, else None.
+    """
+    import torch
+
+    from .evaluation.contact_sheet import fit_picture
+    from .images import ImageError, load_image
+
+    def read(file: str, with_thumbnail: bool) -> "tuple[Tensor, Image.Image | None] | ImageError":
+        try:
+            image = load_image(file)
+        except ImageError as error:
+            return error
+        thumbnail = fit_picture(image) if with_thumbnail else None
+        return detector.encoder.pixel_values([image], start=None), thumbnail
+
+    def read_ahead() -> "Iterator[tuple[str, tuple[Tensor, Image.Image | None] | ImageError]]":
+        pending: deque[tuple[str, Future[tuple[Tensor, Image.Image | None] | ImageError]]] = deque()
+        with ThreadPoolExecutor(READERS) as pool:
+            for position, file in enumerate(files):
+                pending.append((file, pool.submit(read, file, position < max_thumbnails)))
+                if len(pending) > batch_size + READERS:
+                    file, future = pending.popleft()
+                    yield file, future.result()
+            for file, future in pending:
+                yield file, future.result()
+
+    items = read_ahead()
+    while batch := list(itertools.islice(items, batch_size)):
+        pixel_values = [item[0] for _, item in batch if isinstance(item, tuple)]
+        results: Iterator[OODResult] = iter(())
+        if pixel_values:
+            embeddings = detector.encoder.image_embeddings(torch.cat(pixel_values))
+            results = iter(detector.results(embeddings, top_k))
+        for file, item in batch:
+            if isinstance(item, tuple):
+                yield {"file": file, **next(results)}, item[1]
+            else:
+                yield {"file": file, "error": item.reason}, None
+
+
+def verdict_word(record: Record) -> str:
+    """Name the verdict of a record."""
+    return UNREADABLE if "error" in record else VERDICTS[record["is_ood"]].word
+
+
+def record_writer(format: Format, stream: TextIO, labels: Sequence[str]) -> Callable[[Record], None]:
+    """Begin to write records.
+
+    Args:
+        format (`Format`): Written as.
+        stream (`TextIO`): Written to.
+        labels (`Sequence[str]`): All labels there are.
+
+    Returns:
+        `Callable`: Writes one record.
+    """
+    writers = {Format.TABLE: _table_writer, Format.JSONL: _jsonl_writer, Format.CSV: _csv_writer}
+    return writers[format](stream, labels)
+
+
+def _table_writer(stream: TextIO, labels: Sequence[str]) -> Callable[[Record], None]:
+    console = Console(file=stream, highlight=False, soft_wrap=True)
+    width = min(30, max(len("nearest label"), *map(cell_len, labels)))
+    heading = f"{'verdict':<11}{'OOD score':>10}  {set_cell_size('nearest label', width)}     p  file"
+    console.print(heading, style="bold")
+
+    def write(record: Record) -> None:
+        if "error" in record:
+            console.print(Text.assemble((f"{UNREADABLE:<{width + 31}}", "red"), printable(record["file"])))
+            return
+        verdict = VERDICTS[record["is_ood"]]
+        label = set_cell_size(printable(record["label"]), width)
+        console.print(
+            Text.assemble(
+                (f"{verdict.word:<11}", verdict.color),
+                f"{record['ood_score']:>10.4f}  {label}  {record['score']:>4.0%}  {printable(record['file'])}",
+            )
+        )
+
+    return write
+
+
+def _jsonl_writer(stream: TextIO, labels: Sequence[str]) -> Callable[[Record], None]:
+    def write(record: Record) -> None:
+        stream.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+    return write
+
+
+def _csv_writer(stream: TextIO, labels: Sequence[str]) -> Callable[[Record], None]:
+    rows = csv.DictWriter(stream, CSV_COLUMNS, extrasaction="ignore", lineterminator="\n")
+    rows.writeheader()
+
+    def write(record: Record) -> None:
+        # The words of JSON, which most readers of CSV understand better than Python's.
+        is_ood = record.get("is_ood")
+        rows.writerow({**record, "is_ood": None if is_ood is None else json.dumps(is_ood)})
+
+    return write
+
+
+def save_contact_sheet(
+    path: Path, judged: Sequence[tuple["Image.Image", Record]], title: str, detector: "OODDetector"
+) -> None:
+    """Draw judged images, the known ones first, each group by rising score.
+
+    Args:
+        path (`Path`): The picture to write.
+        judged (sequence of `(PIL.Image.Image, Record)`): At least one image and its record.
+        title (`str`): Headline.
+        detector ([`OODDetector`]): Who judged.
+    """
+    from .evaluation.contact_sheet import Tile, contact_sheet
+
+    tiles = [
+        Tile(
+            thumbnail, record["is_ood"], record["ood_score"], record["label"], group=verdict_word(record).capitalize()
+        )
+        for thumbnail, record in judged
+    ]
+    tiles.sort(key=lambda tile: (tile.is_ood is True, tile.ood_score))
+    rule = "" if detector.threshold is None else f", threshold {detector.threshold:g}"
+    images = f"the first {MAX_TILES} images" if len(tiles) == MAX_TILES else "images"
+    subtitle = f"{detector.method.title}{rule}: {images} by rising OOD score, each with its nearest label."
+    with atomic_path(path) as partial:
+        contact_sheet(tiles, title=title, subtitle=subtitle).save(partial)
+
+
+def printable(text: str) -> str:
+    """Escape what may hide in the name of a file: line breaks, commands for the terminal, halves of characters."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+
+
+__all__ = [
+    "MAX_TILES",
+    "READERS",
+    "UNREADABLE",
+    "Format",
+    "Record",
+    "judge_files",
+    "printable",
+    "record_writer",
+    "save_contact_sheet",
+    "verdict_word",
+]
