@@ -117,7 +117,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "groups": {"group_ids": [1, 2, 3, 4, 1, 1, 5, 3]},
     "uneven": {"broken": [False, False, False, False, True, False, False, True]},
     "own negatives": {"gather_negatives": False},
-    "noise": {"image_embeds_noise": 0.7},
     "several steps": {"steps": 3},
 }
 

@@ -9,7 +9,6 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import datasets
 import numpy as np
@@ -21,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import default_collate
 from transformers import CLIPModel, TrainerCallback
 
-from clipn_hf import CLIPNModel, CLIPNProcessor, OODDetector, clipn_loss, itbo_loss
+from clipn_hf import CLIPNModel, CLIPNProcessor, OODDetector, clipn_loss
 from clipn_hf.evaluation.metrics import auroc, fpr_at_tpr
 from clipn_hf.training import Augmentation, CLIPNTrainer, CLIPNTrainingArguments, ImageTextCollator, ImageTextDataset
 
@@ -87,7 +86,6 @@ def test_defaults_are_the_recipe_of_the_authors(tmp_path: Path) -> None:
         ({"tuning": "prefix"}, "'trainable_tokens'.*got 'prefix'"),
         ({"yes_weight": -1.0}, "`yes_weight`.*got -1.0"),
         ({"tso_weight": math.nan}, "`tso_weight`.*got nan"),
-        ({"image_embeds_noise": -0.1}, "`image_embeds_noise`.*got -0.1"),
         ({"lora_rank": 0}, "`lora_rank`.*got 0"),
         ({"lora_dropout": 1.0}, "`lora_dropout`.*got 1.0"),
         ({"num_trainable_tokens": 0}, "`num_trainable_tokens`.*got 0"),
@@ -130,28 +128,6 @@ def test_loss_is_the_weighted_sum_of_the_logged_terms(
         assert loss == pytest.approx(np.dot([0.2, 0.3, 1.5], terms), rel=1e-5)
     terms = [metrics[f"eval_{name}"] for name in names]
     assert metrics["eval_loss"] == pytest.approx(np.dot([0.2, 0.3, 1.5], terms), rel=1e-5)
-
-
-def test_noise_moves_image_embeddings_in_training_alone(
-    tiny_clipn: CLIPNModel, make_trainer: MakeTrainer, pairs: Pairs
-) -> None:
-    batch = default_collate(pairs[:8])
-    seen: dict[float, list[torch.Tensor]] = {0.0: [], 0.5: []}
-    for noise, embeds in seen.items():
-        trainer = make_trainer(tiny_clipn, image_embeds_noise=noise)
-        with patch("clipn_hf.training.clipn_trainer.itbo_loss", wraps=itbo_loss) as loss:
-            for mode in (True, True, False):
-                trainer.compute_loss(tiny_clipn.train(mode), dict(batch))
-        embeds += [call.args[0].detach() for call in loss.call_args_list]
-    first, second, evaluated = seen[0.5]
-    for embeds, clean in zip(seen[0.5], seen[0.0], strict=True):
-        torch.testing.assert_close(embeds.norm(dim=1), torch.ones(8))
-        if embeds is evaluated:
-            assert torch.equal(embeds, clean)
-    assert not torch.equal(first, second)
-    # The noise is at right angles to the embedding but for a small part, so that the cosine is 1 / sqrt(1 + 0.5²).
-    cosines = torch.stack([(x * clean).sum(dim=1) for x, clean in zip((first, second), seen[0.0][:2], strict=True)])
-    assert cosines.mean().item() == pytest.approx(1 / math.sqrt(1.25), abs=0.05)
 
 
 def test_evaluation_reports_the_losses_of_the_batches(

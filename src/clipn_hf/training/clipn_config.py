@@ -43,10 +43,6 @@ class CLIPNTrainingArguments(TrainingArguments):
     Loss:
         yes_weight, no_weight, tso_weight (`float`, *optional*, defaults to `0.5`):
             Weights of the three terms; the paper writes 1, the authors' code has 0.5.
-        image_embeds_noise (`float`, *optional*, defaults to `0.0`):
-            Expected norm of Gaussian noise that is added to the unit-norm image embeddings in training, which are
-            normalised again. The images of the training set lie closer to their texts than those the model meets
-            later; noise keeps the "no" texts from relying on that. Not in the paper.
         gather_negatives (`bool`, *optional*, defaults to `True`):
             Whether the images of a process are compared with the texts of all processes, or with its own only.
         loss_chunk_size (`int`, *optional*):
@@ -103,9 +99,6 @@ class CLIPNTrainingArguments(TrainingArguments):
     yes_weight: float = field(default=0.5, metadata={"help": "Weight of the loss of matching pairs."})
     no_weight: float = field(default=0.5, metadata={"help": "Weight of the loss of all other pairs."})
     tso_weight: float = field(default=0.5, metadata={"help": "Weight of the text semantic-opposite loss."})
-    image_embeds_noise: float = field(
-        default=0.0, metadata={"help": "Norm of the noise added to the unit-norm image embeddings in training."}
-    )
     gather_negatives: bool = field(
         default=True, metadata={"help": "Compare the images of a process with the texts of all processes."}
     )
@@ -132,8 +125,6 @@ class CLIPNTrainingArguments(TrainingArguments):
             weight = getattr(self, name)
             if not (math.isfinite(weight) and weight >= 0):
                 raise ValueError(f"`{name}` must be a finite number >= 0, got {weight}; 0 switches the term off.")
-        if not (math.isfinite(self.image_embeds_noise) and self.image_embeds_noise >= 0):
-            raise ValueError(f"`image_embeds_noise` must be a finite number >= 0, got {self.image_embeds_noise}.")
         for name in ("lora_rank", "lora_alpha", "num_trainable_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")

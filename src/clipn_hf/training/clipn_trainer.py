@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
@@ -206,20 +205,13 @@ class CLIPNTrainer(Trainer):
                 f"`no_input_ids` and `no_attention_mask` too; `ImageTextCollator` makes them."
             )
 
-        image_embeds = outputs.image_embeds  # (rows, dim)
-        if model.training and self.args.image_embeds_noise:
-            dim = image_embeds.shape[1]
-            # Drawn for the rows of all processes, like the prompts
-            drawn = torch.randn(sum(counts), dim)[first_row : first_row + num_rows].to(image_embeds)
-            image_embeds = normalize(image_embeds + self.args.image_embeds_noise / math.sqrt(dim) * drawn, dim=1)
-
         # From here on this process has its own images against the texts of all processes.
         if not self.args.gather_negatives:
             counts, first_row = [num_rows], 0
         row_ids = group_ids if group_ids is not None else first_row + torch.arange(num_rows, device=device)
         column_ids = gather_rows(row_ids, counts)  # (all rows,)
         yes_sum, no_sum = itbo_loss(
-            image_embeds,
+            outputs.image_embeds,
             gather_rows(outputs.text_embeds, counts),
             gather_rows(outputs.no_text_embeds, counts),
             self.clipn.logit_scale.exp(),
