@@ -125,6 +125,38 @@ def as_markdown(results: dict[str, dict[str, Any]], methods: tuple[str, ...] = M
     return "\n".join(lines)
 
 
+def draw_figure(results: dict[str, dict[str, Any]], output: Path) -> None:
+    """AUROC of every model and method on every style, far and near, with one standard deviation to both sides."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    styles = list(dict.fromkeys(style for by_style in results.values() for style in by_style))
+    rows = [(model, method) for model, by_style in results.items() for method in by_style[styles[0]]["far"]]
+    names = [f"{method}, {model}" if len(results) > 1 else method for model, method in rows]
+    figure, axes = plt.subplots(
+        1, len(styles), figsize=(1.5 + 2.9 * len(styles), 0.8 + 0.32 * len(rows)), sharey=True, squeeze=False
+    )
+    for axis, style in zip(axes[0], styles, strict=True):
+        for kind, color, shift in (("far", "#0072B2", -0.12), ("near", "#D55E00", 0.12)):
+            means, deviations = zip(
+                *(results[model][style][kind][method]["auroc"] for model, method in rows), strict=True
+            )
+            heights = [height + shift for height in range(len(rows))]
+            axis.errorbar(means, heights, xerr=deviations, fmt="o", color=color, label=f"{kind} OOD", markersize=5)
+        axis.set_title(style)
+        axis.set_xlabel("AUROC, %")
+        axis.grid(axis="x", alpha=0.3)
+    axes[0][0].set_yticks(range(len(rows)), names)
+    axes[0][0].invert_yaxis()
+    axes[0][0].legend(loc="lower left", fontsize="small")
+    figure.tight_layout()
+    with atomic_path(output) as partial:
+        figure.savefig(partial, dpi=110)
+    plt.close(figure)
+
+
 def write_results(results: dict[str, dict[str, Any]], output: Path) -> None:
     """Write the results as JSON."""
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -132,7 +164,7 @@ def write_results(results: dict[str, dict[str, Any]], output: Path) -> None:
         partial.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
-def main(dataset: Path, styles: list[str], models: dict[str, str], output: Path | None) -> None:
+def main(dataset: Path, styles: list[str], models: dict[str, str], output: Path | None, figure: Path | None) -> None:
     rows = load_rows(dataset)
     results: dict[str, dict[str, Any]] = {}
     for name, folder in models.items():
@@ -141,6 +173,8 @@ def main(dataset: Path, styles: list[str], models: dict[str, str], output: Path 
     print(as_markdown(results))
     if output:
         write_results(results, output)
+    if figure:
+        draw_figure(results, figure)
 
 
 if __name__ == "__main__":
@@ -148,7 +182,8 @@ if __name__ == "__main__":
     parser.add_argument("--dataset", type=Path, default=Path("emoji.parquet"))
     parser.add_argument("--styles", nargs="+", default=TEST_STYLES)
     parser.add_argument("--model", action="append", required=True, help="NAME=FOLDER, repeatable")
-    parser.add_argument("--output", type=Path)
+    parser.add_argument("--output", type=Path, help="JSON file of the results")
+    parser.add_argument("--figure", type=Path, help="picture of the results; needs the extra [benchmarks]")
     arguments = parser.parse_args()
     pairs = dict(item.split("=", 1) for item in arguments.model)
-    main(arguments.dataset, arguments.styles, pairs, arguments.output)
+    main(arguments.dataset, arguments.styles, pairs, arguments.output, arguments.figure)
