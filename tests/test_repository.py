@@ -121,6 +121,7 @@ IMPORTS: dict[str, set[str]] = {
     "images": set(),
     "scores": set(),
     "evaluation.metrics": set(),
+    "calibration": {"evaluation.metrics"},
     "methods": {"scores"},
     "modeling": {"dtypes", "files", "prompts"},
     "loading": {"modeling"},
