@@ -40,7 +40,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "TSO alone": {"yes_weight": 0.0, "no_weight": 0.0, "tso_weight": 0.5},
     "own caption alone matches": {"group_column": None},
     "additive prompts alone": {"tuning": "no_prompts"},
-    "light augmentation": {"crop_scale": [0.9, 1.0], "color_jitter": 0.0, "grayscale_probability": 0.0},
+    "light crops": {"crop_scale": [0.9, 1.0]},
     "images encoded in every step": {"num_cached_views": 0},
 }
 HANDCRAFTED = {

@@ -28,6 +28,7 @@ import torch
 from hypothesis import settings
 from tokenizers import pre_tokenizers
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor, CLIPTokenizer
+from transformers.utils import logging
 
 if TYPE_CHECKING:
     from clipn_hf import CLIPNModel
@@ -58,6 +59,12 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip("reference data not found: no folder 'shared' beside the repository")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def forget_warnings() -> None:
+    """What is said once in a process is said once in each test."""
+    logging.warning_once.cache_clear()
 
 
 def build_tokenizer() -> CLIPTokenizer:

@@ -114,7 +114,7 @@ def test_embeddings_give_what_their_images_give(encoder: DualEncoder, method: st
 
 
 @pytest.mark.parametrize("method", rule_free)
-def test_missing_verdict_is_explained_once_per_call(
+def test_missing_verdict_is_explained_once(
     encoder: DualEncoder, method: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     detector = OODDetector(encoder, LABELS, method)
@@ -125,6 +125,7 @@ def test_missing_verdict_is_explained_once_per_call(
     assert f"`is_ood` is None, because method {method} decides by threshold alone" in record.getMessage()
     assert "use one of atd, ctw with a CLIPN model" in record.getMessage()
     caplog.clear()
+    OODDetector(encoder, LABELS, method)(IMAGES)
     OODDetector(encoder, LABELS, method, threshold=0.5)(IMAGES)
     OODDetector(encoder, LABELS, "atd")(IMAGES)
     assert not caplog.records

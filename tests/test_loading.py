@@ -4,6 +4,7 @@
 
 import json
 import logging
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, TrainableTokensConfig, get_peft_model
+from peft import AutoPeftModel, LoraConfig, PeftModel, TrainableTokensConfig, get_peft_model
 from PIL import Image
 from transformers import AutoModel, CLIPModel, CLIPProcessor
 
@@ -103,6 +104,25 @@ def test_adapters_load_by_folder(
         # The tokens themselves are in the tokenizer.
         processor.tokenizer.save_pretrained(tmp_path / "adapter")
     check_all_ways_in(tmp_path / "adapter", adapted, processor)
+
+
+@pytest.mark.parametrize("kind", ["lora", "tokens"])
+def test_plain_peft_pools_at_the_end_token_of_older_configurations(
+    clip_folder: Path, kind: str, tmp_path: Path
+) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(clip_folder, base)
+    config = json.loads((base / "config.json").read_text())
+    config["text_config"]["eos_token_id"] = 2  # As in the checkpoints of OpenAI.
+    (base / "config.json").write_text(json.dumps(config))
+    adapted, processor = adapt(base, kind, no_prompt_type="handcrafted")
+    adapted.save_pretrained(tmp_path / "adapter")
+    processor.tokenizer.save_pretrained(tmp_path / "adapter")
+    loaded = AutoPeftModel.from_pretrained(tmp_path / "adapter", import_allowlist=["clipn_hf"]).eval()
+    texts = processor.tokenizer(processor.build_no_prompts(LABELS), padding=True, return_tensors="pt")
+    with torch.no_grad():
+        expected, found = (model.get_no_text_features(**texts).pooler_output for model in (adapted, loaded))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(

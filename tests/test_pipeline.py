@@ -115,6 +115,10 @@ def test_one_image_gives_a_record_many_a_list_and_a_stream_an_iterator(pipe: OOD
     encoded = [{"bytes": data, "path": None} for data in files]
     features = datasets.Features({"picture": datasets.Image()})
     dataset = datasets.Dataset.from_dict({"picture": encoded}, features=features)
+    for many in (dataset["picture"], dataset.rename_column("picture", "image")[:]):
+        results = pipe(many, candidate_labels=LABELS, batch_size=2)
+        assert isinstance(results, list)
+        assert_same(results, expected)
     streams: list[Any] = [
         (image for image in IMAGES),
         iter(files),
@@ -281,7 +285,7 @@ def test_broken_image_is_named(pipe: OODPipeline, tmp_path: Path, batch_size: in
         pipe(missing, candidate_labels=LABELS)
     rows = [{"bytes": data, "path": None} for data in (png(IMAGES[0]), b"magic")]
     dataset = datasets.Dataset.from_dict({"picture": rows}, features=datasets.Features({"picture": datasets.Image()}))
-    for many in (dataset, KeyDataset(dataset, "picture")):
+    for many in (dataset, dataset["picture"], KeyDataset(dataset, "picture")):
         with pytest.raises(ImageError, match="Cannot read image 1"):
             list(pipe(many, candidate_labels=LABELS, batch_size=batch_size))
 

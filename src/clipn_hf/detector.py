@@ -235,10 +235,10 @@ class OODDetector:
         ]
 
     def explain_missing_verdict(self) -> None:
-        """Say on the log how to get a verdict, if there will be none."""
+        """Say on the log, once in a process, how to get a verdict, if there will be none."""
         if self.threshold is None and self.method.is_ood is None:
             rules = _names(row for row in METHODS.values() if row.is_ood is not None)
-            logger.warning(
+            logger.warning_once(
                 f"`is_ood` is None, because method {self.method.name} decides by threshold alone; pass `threshold`, "
                 "for example the 0.95 quantile of its scores on images of your labels, or use one of "
                 f"{rules} with a CLIPN model."

@@ -18,7 +18,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -171,9 +171,10 @@ def number_images(images: Any) -> NumberedImages | Iterator[tuple[int, ImageSour
 
     Args:
         images:
-            A list or tuple; an iterator or generator; a `torch.utils.data.Dataset`; a `datasets.Dataset` or
-            `datasets.IterableDataset`, whose only column of type `Image`, or else the one called `"image"`, is read.
-            Items are images, or dictionaries as [`image_of`] reads them.
+            A list, tuple or other sequence, such as a column of a `datasets.Dataset`; an iterator or generator; a
+            `torch.utils.data.Dataset`; a `datasets.Dataset` or `datasets.IterableDataset`, whose only column of type
+            `Image`, or else the one called `"image"`, is read; a batch of one, that is a dictionary with a list of
+            images under `"image"`. Items are images, or dictionaries as [`image_of`] reads them.
 
     Returns:
         [`NumberedImages`] for what has a length, an iterator of (position, image) for what has not, None for anything
@@ -190,7 +191,10 @@ def number_images(images: Any) -> NumberedImages | Iterator[tuple[int, ImageSour
         if isinstance(images, datasets.Dataset):
             return NumberedImages(images, column)
         return enumerate(image_of(row, column) for row in images)
-    if isinstance(images, list | tuple) or (isinstance(images, Dataset) and hasattr(images, "__len__")):
+    if isinstance(images, Mapping) and isinstance(images.get("image"), list | tuple):
+        images = images["image"]
+    single = isinstance(images, str | bytes | bytearray | memoryview)
+    if (isinstance(images, Sequence) and not single) or (isinstance(images, Dataset) and hasattr(images, "__len__")):
         return NumberedImages(images)
     # Open files are iterators, too, but of lines.
     if isinstance(images, Dataset) or (isinstance(images, Iterator) and not hasattr(images, "read")):

@@ -4,7 +4,7 @@
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from transformers.pipelines import PIPELINE_REGISTRY
 
 from .detector import TOP_K, OODDetector, OODResult, check_count
 from .encoders import EMBEDDED_CHECKPOINT, EMBEDDED_NOTICE, AutoDualEncoder, DualEncoder
-from .images import image_of, number_images
+from .images import NumberedImages, image_of, number_images
 from .methods import METHODS, get_method, unknown_argument
 from .prompts import validate_labels
 
@@ -94,9 +94,10 @@ class OODPipeline(Pipeline):
         Args:
             images:
                 One image: a path, an http(s) address, bytes, a binary file, a PIL image, a uint8 array. Or many of
-                them: a list or tuple; an iterator or generator; a `torch.utils.data.Dataset`, such as `KeyDataset`; a
-                `datasets.Dataset` or `datasets.IterableDataset`, whose only column of type `Image`, or else the one
-                called `"image"`, is read. In place of an image, a dictionary with one under `"image"` will do.
+                them: a list, tuple or column of a dataset; an iterator or generator; a `torch.utils.data.Dataset`,
+                such as `KeyDataset`; a `datasets.Dataset` or `datasets.IterableDataset`, whose only column of type
+                `Image`, or else the one called `"image"`, is read. In place of an image, a dictionary with one under
+                `"image"` will do.
             candidate_labels (`Sequence[str]`): The known classes. They are encoded once, and kept for later calls.
             method (`str`, *optional*, defaults to `"atd"`): A key of `clipn_hf.methods.METHODS`.
             threshold (`float`, *optional*): The score above which an image is OOD, strictly. By default the
@@ -108,8 +109,8 @@ class OODPipeline(Pipeline):
             kwargs: Settings of the method, such as `temperature`.
 
         Returns:
-            [`OODResult`] for one image, a `list` of them for a list or tuple, and for iterators and datasets an
-            iterator of them that reads the images as it goes.
+            [`OODResult`] for one image, a `list` of them for a list, tuple or other sequence, and for iterators and
+            datasets an iterator of them that reads the images as it goes.
 
         Raises:
             ImageError: An image cannot be read; the message says which.
@@ -135,7 +136,9 @@ class OODPipeline(Pipeline):
             # transformers streams generators, and takes other iterators for one image.
             numbered = (item for item in numbered)
         results = super().__call__(numbered, detector=detector, top_k=top_k, **loading)
-        return list(results) if isinstance(images, list | tuple) else results
+        # Datasets and iterators may be long: their results come one by one.
+        in_memory = isinstance(images, Sequence | Mapping) and isinstance(numbered, NumberedImages)
+        return list(results) if in_memory else results
 
     def _sanitize_parameters(self, **options: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         return {}, {}, options

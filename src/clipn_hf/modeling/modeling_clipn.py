@@ -210,8 +210,17 @@ class CLIPNModel(CLIPModel):
             logger.warning(
                 f"{str(pretrained_model_name_or_path)!r} has no 'no' text encoder; a copy of its text encoder stands "
                 "in and cannot tell anything until it is trained. To start from a CLIP checkpoint use "
-                "`CLIPNModel.from_clip`, which also corrects the end token of older configurations."
+                "`CLIPNModel.from_clip`."
             )
+            # Here, too, because plain peft loads the base model of an adapter this way.
+            text_config = model.config.text_config
+            if text_config.eos_token_id == 2:
+                source = pretrained_model_name_or_path
+                source = None if source is None else os.fspath(source)
+                loading = {name: value for name, value in kwargs.items() if name in LOADING_ARGUMENTS}
+                text_config.eos_token_id = _end_token_id(source, text_config.vocab_size, loading)
+                for tower in (model.text_model, model.no_text_model):
+                    tower.eos_token_id = text_config.eos_token_id
         return loaded if output_loading_info else model
 
     @classmethod
