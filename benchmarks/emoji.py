@@ -30,6 +30,8 @@ from clipn_hf.methods import METHODS, method_inputs
 
 ID_CATEGORIES = ("animals & nature", "food & drink", "objects")
 TEST_STYLES = ("twemoji", "openmoji", "emojione-v1", "openmoji-black")
+# For a model that knows none of its own, such as a plain CLIP
+TEMPLATES = ("{}", "a drawing of a {}.", "an emoji of a {}.", "a picture of a {}.", "an icon of a {}.")
 METHOD_ORDER = ("msp", "max_logit", "energy", "mcm", "ctw", "atd")
 
 
@@ -67,11 +69,12 @@ def embed_style(encoder: DualEncoder, rows: datasets.Dataset, batch_size: int = 
     return torch.cat(parts)
 
 
-def evaluate_style(encoder: DualEncoder, rows: datasets.Dataset, templates: list[str] | None = None) -> dict[str, Any]:
+def evaluate_style(encoder: DualEncoder, rows: datasets.Dataset) -> dict[str, Any]:
     """All methods on one style: `{"id_top1": [mean, sd], "far": {method: {"auroc": …, "fpr95": …}}, "near": …}`."""
     concepts, names, categories = list(rows["concept"]), list(rows["name"]), list(rows["category"])
     images = embed_style(encoder, rows)
-    text, no_text = encoder.class_embeddings(names, templates)
+    own = getattr(encoder.model.config, "templates", None)
+    text, no_text = encoder.class_embeddings(names, None if own else TEMPLATES)
     values: dict[tuple[str, ...], list[float]] = {}
     for split in draw_splits(concepts, categories):
         labels = split["id"]
@@ -102,25 +105,34 @@ def evaluate_style(encoder: DualEncoder, rows: datasets.Dataset, templates: list
     return result
 
 
-def as_markdown(results: dict[str, dict[str, Any]], methods: tuple[str, ...] = METHOD_ORDER) -> str:
+def list_rows(results: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:
+    """Pairs of model and method to show: one that does not look at the "no" text encoder under the first model alone.
+
+    All models stand on the same base CLIP, of which such a method tells.
+    """
+    rows: list[tuple[str, str]] = []
+    for model, styles in results.items():
+        for method in next(iter(styles.values()))["far"]:
+            if "no" in METHODS[method].needs or method not in {shown for _, shown in rows}:
+                rows.append((model, method))
+    return rows
+
+
+def as_markdown(results: dict[str, dict[str, Any]]) -> str:
     """Tables of `{model: {style: result}}`, one per style."""
     lines = []
     for style in dict.fromkeys(style for styles in results.values() for style in styles):
         lines += [f"### {style}", "", "| model | ID top-1 | score | far AUROC | far FPR95 | near AUROC | near FPR95 |"]
         lines.append("| --- | ---: | --- | ---: | ---: | ---: | ---: |")
-        for model, styles in results.items():
-            result = styles[style]
-            first = [model, "{:.1f} ± {:.1f}".format(*result["id_top1"])]
-            for method in methods:
-                if method not in result["far"]:
-                    continue
-                cells = [
-                    "{:.1f} ± {:.1f}".format(*result[kind][method][metric])
-                    for kind in ("far", "near")
-                    for metric in ("auroc", "fpr95")
-                ]
-                lines.append(f"| {' | '.join([*first, method, *cells])} |")
-                first = ["", ""]
+        last = None
+        for model, method in list_rows(results):
+            result = results[model][style]
+            cells = ["", ""] if model == last else [model, "{:.1f} ± {:.1f}".format(*result["id_top1"])]
+            cells.append(method)
+            for kind in ("far", "near"):
+                cells += ["{:.1f} ± {:.1f}".format(*result[kind][method][metric]) for metric in ("auroc", "fpr95")]
+            lines.append(f"| {' | '.join(cells)} |")
+            last = model
         lines.append("")
     return "\n".join(lines)
 
@@ -133,7 +145,7 @@ def draw_figure(results: dict[str, dict[str, Any]], output: Path) -> None:
     from matplotlib import pyplot as plt
 
     styles = list(dict.fromkeys(style for by_style in results.values() for style in by_style))
-    rows = [(model, method) for model, by_style in results.items() for method in by_style[styles[0]]["far"]]
+    rows = list_rows(results)
     names = [f"{method}, {model}" if len(results) > 1 else method for model, method in rows]
     figure, axes = plt.subplots(
         1, len(styles), figsize=(1.5 + 2.9 * len(styles), 0.8 + 0.32 * len(rows)), sharey=True, squeeze=False

@@ -74,7 +74,7 @@ def main(
             train_row({**common, **ROWS[name]}, dataset, runs / "image_cache", folder)
         encoder = DualEncoder.from_pretrained(folder)
         results[name] = {style: evaluate_style(encoder, rows[style]) for style in styles}
-    print(as_markdown(results, methods=("ctw", "atd")))
+    print(as_markdown(results))
     if output:
         write_results(results, output)
 

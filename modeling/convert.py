@@ -58,5 +58,5 @@ def main(args: ConversionArguments, source: str, output: str) -> None:
 if __name__ == "__main__":
     try:
         main(*parse_arguments())
-    except (OSError, ValueError) as error:
+    except (OSError, TypeError, ValueError) as error:
         sys.exit(f"Error: {error}")

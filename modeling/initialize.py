@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from clipn_hf import CLIPNModel
+from clipn_hf import CLIPNModel, IncompleteCheckpointError
 from clipn_hf.modeling.conversion import load_processor, save_checkpoint
 from clipn_hf.script_arguments import parse_with_config
 
@@ -68,5 +68,5 @@ def main(args: InitializationArguments, output: str) -> None:
 if __name__ == "__main__":
     try:
         main(*parse_arguments())
-    except (OSError, ValueError) as error:
+    except (IncompleteCheckpointError, OSError, TypeError, ValueError) as error:
         sys.exit(f"Error: {error}")

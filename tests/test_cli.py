@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -432,6 +433,36 @@ def test_models_that_cannot_be_used(
     assert "lacks weights of CLIPNModel: visual_projection.weight" in error(tmp_path)
 
 
+@pytest.mark.parametrize("subcommand", ["detect", "info"])
+def test_damaged_models_are_one_line(clipn_folder: Path, images: Path, tmp_path: Path, subcommand: str) -> None:
+    """In processes of their own, because transformers reports of its own accord on what does not fit."""
+    arguments = [images, "--labels", LABELS, "--model", tmp_path] if subcommand == "detect" else [tmp_path]
+    weights = (clipn_folder / "model.safetensors").read_bytes()
+    config = json.loads((clipn_folder / "config.json").read_text())
+    for content, projection_dim, message in (
+        (weights[:-10], config["projection_dim"], "cannot be read: "),
+        (weights, config["projection_dim"] + 8, "has weights of other shapes than its configuration: "),
+    ):
+        shutil.copytree(clipn_folder, tmp_path, dirs_exist_ok=True)
+        (tmp_path / "model.safetensors").write_bytes(content)
+        (tmp_path / "config.json").write_text(json.dumps({**config, "projection_dim": projection_dim}))
+        command = [sys.executable, "-m", "clipn_hf", subcommand, *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert (done.returncode, done.stdout) == (1, "")
+        (line,) = done.stderr.splitlines()
+        assert line.startswith(f"Error: The checkpoint {tmp_path} {message}")
+        assert line.endswith("Download or save it again.")
+
+
+def test_a_model_without_tokenizer_is_refused(run: Command, images: Path, clipn_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(clipn_folder, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "tokenizer.json").unlink()
+    code, out, err = run("detect", images, "--labels", LABELS, "--model", tmp_path)
+    assert (code, out, len(err.splitlines())) == (1, "", 1)
+    assert "The tokenizer does not fit the CLIPNModel: it has " in err
+    assert "Put tokenizer.json and tokenizer_config.json" in err
+
+
 def test_no_images(run: Command, images: Path, clipn_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "outer").mkdir()
     images.rename(tmp_path / "outer" / "inner")
@@ -611,6 +642,15 @@ def test_convert(run: Command, tmp_path: Path) -> None:
     assert config["text_config"]["hidden_act"] == "quick_gelu"
     assert config["templates"] == ["a {}.", "the {}."]
     assert config["no_templates"] == ["no {}.", "not the {}."]
+    for bad, message in (
+        (("--template", "an icon"), "`templates[0]` must contain"),
+        (("--no-template", "{} {}"), "`no_templates[0]` must contain"),
+    ):
+        code, _, err = run("convert", source, tmp_path / "bad", "--vision-heads", 4, "--text-heads", 4, *bad)
+        assert (code, len(err.splitlines())) == (1, 1)
+        assert err.startswith("Error: ")
+        assert message in err
+        assert not (tmp_path / "bad").exists()
     assert run(*options[:2], tmp_path / "other", "--activation", "relu").code == 2
     code, _, err = run("convert", tmp_path / "gone.pt", tmp_path / "other")
     assert (code, "gone.pt" in err) == (1, True)

@@ -2,9 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Embeddings of images, texts and labels, and the refusal of models that cannot give any."""
 
+import json
 import logging
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,21 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import normalize
-from transformers import AutoModel, CLIPModel, CLIPProcessor, CLIPTextModel, SiglipConfig, SiglipModel
+from transformers import (
+    AutoModel,
+    AutoProcessor,
+    CLIPModel,
+    CLIPProcessor,
+    CLIPTextModel,
+    CLIPTokenizer,
+    SiglipConfig,
+    SiglipModel,
+)
 
-from clipn_hf import CLIPNModel, CLIPNProcessor, DualEncoder, IncompleteCheckpointError
+from clipn_hf import CLIPNModel, CLIPNProcessor, DualEncoder, IncompleteCheckpointError, pipeline
 from clipn_hf.encoders import MAX_CACHED_LABEL_SETS, TEXT_BATCH_SIZE, AutoDualEncoder
 from clipn_hf.images import ImageError
+from clipn_hf.modeling.completeness import refuse_damaged
 from clipn_hf.prompts import DEFAULT_TEMPLATES, NO_TEMPLATES
 
 LABELS = ["cat", "red bird", "tree"]
@@ -313,6 +325,117 @@ def test_missing_weights_are_an_error(clip_folder: Path, clipn_folder: Path, tmp
         match=r"CLIPNModel: no_text_model\..* and \d+ more\. Use a trained CLIPN, such as .*from_clip",
     ):
         load(folder)
+
+
+def cut(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-10])
+
+
+def empty(folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes(b"")
+
+
+class Bomb:
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.marker,)
+
+
+def pickle_bomb(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    torch.save({"logit_scale": Bomb(folder / "exploded")}, folder / "pytorch_model.bin")
+
+
+def empty_pickle(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(b"")
+
+
+def cut_pickle(folder: Path) -> None:
+    pickle_bomb(folder)
+    file = folder / "pytorch_model.bin"
+    file.write_bytes(file.read_bytes()[:-50])
+
+
+def cut_index(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text('{"weight')
+
+
+def edit_config(folder: Path, **entries: Any) -> None:
+    file = folder / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **entries}))
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (cut, "cannot be read: .*incomplete metadata"),
+        (empty, "cannot be read: .*header too small"),
+        (pickle_bomb, "cannot be read: .*Python objects other than tensors, which are not executed"),
+        (empty_pickle, "cannot be read: .*empty"),
+        (cut_pickle, "cannot be read: PytorchStreamReader failed"),
+        (cut_index, "cannot be read: Unterminated string"),
+        (lambda folder: edit_config(folder, num_no_prompts="x"), "cannot be read: .*num_no_prompts.* expected int"),
+        (
+            lambda folder: edit_config(folder, projection_dim=16),
+            r"other shapes than its configuration: .*text_projection\.weight \(24, 32\) instead of \(16, 32\)",
+        ),
+    ],
+)
+def test_damaged_files_are_one_error(
+    clipn_folder: Path, tmp_path: Path, damage: Callable[[Path], None], reason: str
+) -> None:
+    folder = shutil.copytree(clipn_folder, tmp_path / "damaged")
+    damage(folder)
+    loads = [AutoDualEncoder.from_pretrained, CLIPNModel.from_clip]
+    if damage in (cut, empty, pickle_bomb, cut_pickle):
+        # Of a damaged configuration transformers knows nothing that could be loaded.
+        loads.append(lambda source: pipeline("ood-detection", model=str(source)))
+    for load in loads:
+        with pytest.raises(IncompleteCheckpointError, match=f"{folder} .*{reason}.*Download or save it again"):
+            load(folder)
+    assert not (folder / "exploded").exists()
+
+
+def test_what_is_no_damage_keeps_its_error(tmp_path: Path, clipn_folder: Path) -> None:
+    with pytest.raises(OSError, match="gone"):
+        AutoDualEncoder.from_pretrained(tmp_path / "gone")
+    with pytest.raises(RuntimeError, match="out of memory"), refuse_damaged(clipn_folder):
+        raise torch.OutOfMemoryError("out of memory")
+
+
+def test_missing_tokenizer_files_are_an_error(clip_folder: Path, clipn_folder: Path, tmp_path: Path) -> None:
+    for source in (clip_folder, clipn_folder):
+        folder = shutil.copytree(source, tmp_path / source.name)
+        (folder / "tokenizer.json").unlink()
+        for load in (DualEncoder.from_pretrained, lambda path: pipeline("ood-detection", model=str(path))):
+            with pytest.raises(ValueError, match=r"does not fit the CLIPN?Model: .*Put tokenizer\.json .*`processor`"):
+                load(folder)
+        DualEncoder.from_pretrained(folder, processor=AutoProcessor.from_pretrained(source))
+
+
+def test_which_tokenizers_fit(tiny_clip: CLIPModel, tiny_processor: CLIPProcessor) -> None:
+    text_config, tokenizer = tiny_clip.config.text_config, tiny_processor.tokenizer
+    end_token_id = text_config.eos_token_id
+    text_config.eos_token_id = 2
+    DualEncoder(tiny_clip, tiny_processor)
+    with pytest.raises(ValueError, match=r"it has 2 tokens .* expects the last\. "):
+        DualEncoder(tiny_clip, CLIPProcessor(tiny_processor.image_processor, CLIPTokenizer()))
+    text_config.eos_token_id = end_token_id - 1
+    with pytest.raises(
+        ValueError, match=rf"ends texts with token {end_token_id}, but .* expects {end_token_id - 1}\."
+    ):
+        DualEncoder(tiny_clip, tiny_processor)
+    text_config.eos_token_id = end_token_id
+    tokenizer.add_tokens(["<new>"])
+    with pytest.raises(ValueError, match=f"has {end_token_id + 2} tokens .*the model has {end_token_id + 1} "):
+        DualEncoder(tiny_clip, tiny_processor)
+    tiny_clip.text_model.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=64)
+    DualEncoder(tiny_clip, tiny_processor)
 
 
 def test_other_dual_encoders_are_refused(tiny_processor: CLIPProcessor) -> None:

@@ -119,7 +119,8 @@ def test_plain_peft_pools_at_the_end_token_of_older_configurations(
     adapted.save_pretrained(tmp_path / "adapter")
     processor.tokenizer.save_pretrained(tmp_path / "adapter")
     loaded = AutoPeftModel.from_pretrained(tmp_path / "adapter", import_allowlist=["clipn_hf"]).eval()
-    texts = processor.tokenizer(processor.build_no_prompts(LABELS), padding=True, return_tensors="pt")
+    prompts = processor.build_no_prompts(LABELS, adapted.config.no_templates)
+    texts = processor.tokenizer(prompts, padding=True, return_tensors="pt")
     with torch.no_grad():
         expected, found = (model.get_no_text_features(**texts).pooler_output for model in (adapted, loaded))
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)

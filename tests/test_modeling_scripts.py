@@ -3,6 +3,7 @@
 """The scripts of `modeling/`, and the files of released checkpoints that both of them read."""
 
 import importlib.util
+import shutil
 import subprocess
 import sys
 from dataclasses import fields
@@ -47,6 +48,27 @@ def test_errors_come_without_a_traceback(tmp_path: Path) -> None:
     assert done.returncode == 1
     (last,) = [line for line in done.stderr.splitlines() if "absent.pt" in line]
     assert last.startswith("Error: No such checkpoint file: ")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("script", ["convert", "initialize"])
+def test_bad_templates_come_without_a_traceback(tmp_path: Path, clip_folder: Path, script: str) -> None:
+    config, output = tmp_path / "clipn.yaml", tmp_path / "clipn"
+    config.write_text(f"base: {clip_folder}\ntemplates: [an icon]\n")
+    source = [ORIGINAL] if script == "convert" else []
+    done = run_script(script, *source, output, "--config", config)
+    assert done.returncode == 1
+    assert "Error: `templates[0]` must contain `{}` exactly once" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not output.exists()
+
+
+def test_a_damaged_base_comes_without_a_traceback(tmp_path: Path, clip_folder: Path) -> None:
+    base = shutil.copytree(clip_folder, tmp_path / "clip")
+    (base / "model.safetensors").write_bytes(b"")
+    done = run_script("initialize", tmp_path / "clipn", "--base", base)
+    assert done.returncode == 1
+    assert f"Error: The checkpoint {base} cannot be read: " in done.stderr
     assert "Traceback" not in done.stderr
 
 

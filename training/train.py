@@ -7,13 +7,16 @@
 Every key of the recipe is an argument of the same name, and arguments on the command line come before the recipe.
 """
 
+import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from accelerate.utils import gather_object
 from transformers import AutoConfig, CLIPProcessor
+from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging
 
 from clipn_hf import CLIPNConfig, CLIPNModel, CLIPNProcessor
@@ -32,6 +35,7 @@ from clipn_hf.training import (
 logger = logging.get_logger(__name__)
 
 REPORTED_ROWS = 5
+USAGE = "%(prog)s --config RECIPE.yaml [--argument value ...]"
 
 
 @dataclass
@@ -101,16 +105,29 @@ class DataArguments:
     eval_dataset: list[str] | None = field(
         default=None, metadata={"help": "Pairs, in the same columns, on which the losses are evaluated."}
     )
+    eval_dataset_config: str | None = field(
+        default=None, metadata={"help": "Configuration of eval_dataset. Default: as for training, if it is that set."}
+    )
     eval_split: str = field(default="validation", metadata={"help": "Split of the evaluation pairs."})
     eval_filter: list[str] | None = field(default=None, metadata={"help": "Rows of eval_dataset to keep."})
     id_dataset: list[str] | None = field(
         default=None, metadata={"help": "Images of known classes, for OOD detection during evaluation."}
     )
+    id_dataset_config: str | None = field(
+        default=None, metadata={"help": "Configuration of id_dataset. Default: as for training, if it is that set."}
+    )
     id_split: str = field(default="test", metadata={"help": "Split of id_dataset."})
     id_filter: list[str] | None = field(default=None, metadata={"help": "Rows of id_dataset to keep."})
     id_image_column: str = field(default="image", metadata={"help": "Column of the image in id_dataset."})
     id_label_column: str = field(default="label", metadata={"help": "Column of the class in id_dataset."})
+    id_labels: list[str] | None = field(
+        default=None,
+        metadata={"help": "Names of the classes in the order of their numbers. Default: those of id_label_column."},
+    )
     ood_dataset: list[str] | None = field(default=None, metadata={"help": "Images of none of these classes."})
+    ood_dataset_config: str | None = field(
+        default=None, metadata={"help": "Configuration of ood_dataset. Default: as for training, if it is that set."}
+    )
     ood_split: str = field(default="test", metadata={"help": "Split of ood_dataset."})
     ood_filter: list[str] | None = field(default=None, metadata={"help": "Rows of ood_dataset to keep."})
     ood_image_column: str = field(default="image", metadata={"help": "Column of the image in ood_dataset."})
@@ -137,8 +154,12 @@ def parse_arguments(argv: Sequence[str] | None = None) -> Arguments:
         [ModelArguments, DataArguments, CardArguments, CLIPNTrainingArguments],
         argv,
         description=__doc__,
-        usage="%(prog)s --config RECIPE.yaml [--argument value ...]",
+        usage=USAGE,
     )
+    try:
+        check_arguments(model_args, data_args, training_args)
+    except (OSError, ValueError) as error:
+        argparse.ArgumentParser(usage=USAGE).error(str(error))
     return model_args, data_args, card_args, training_args
 
 
@@ -185,6 +206,28 @@ def load_model(args: ModelArguments) -> tuple[CLIPNModel, CLIPNProcessor]:
     return model, processor
 
 
+def make_augmentation(args: DataArguments, size: tuple[int, int]) -> Augmentation:
+    """Make the augmentation that the arguments describe.
+
+    Raises:
+        ValueError: One of them is out of its range.
+    """
+    if len(args.crop_scale) != 2:
+        raise ValueError(f"`crop_scale` takes two numbers, the smallest and the largest share, got {args.crop_scale}.")
+    return Augmentation(
+        size,
+        crop_scale=(args.crop_scale[0], args.crop_scale[1]),
+        flip_probability=args.flip_probability,
+        color_jitter=args.color_jitter,
+        grayscale_probability=args.grayscale_probability,
+    )
+
+
+def get_config_name(args: DataArguments, source: list[str], config_name: str | None) -> str | None:
+    """Give the configuration of an evaluation set: its own, or that of the training set where both are the same."""
+    return args.dataset_config if config_name is None and source == args.dataset else config_name
+
+
 def load_data(args: DataArguments, training_args: CLIPNTrainingArguments, processor: CLIPNProcessor) -> dict[str, Any]:
     """Load the data sets of [`CLIPNTrainer`], by the names of its arguments; None for those that are not asked for."""
     columns = {
@@ -195,13 +238,7 @@ def load_data(args: DataArguments, training_args: CLIPNTrainingArguments, proces
     }
     augmentation = None
     if args.augment if args.augment is not None else training_args.num_cached_views != 1:
-        augmentation = Augmentation(
-            get_image_size(processor.image_processor),
-            crop_scale=(args.crop_scale[0], args.crop_scale[1]),
-            flip_probability=args.flip_probability,
-            color_jitter=args.color_jitter,
-            grayscale_probability=args.grayscale_probability,
-        )
+        augmentation = make_augmentation(args, get_image_size(processor.image_processor))
     data: dict[str, Any] = dict.fromkeys(("train_dataset", "eval_dataset", "id_dataset", "ood_dataset"))
     data["train_dataset"] = load_image_text_dataset(
         args.dataset,
@@ -218,6 +255,7 @@ def load_data(args: DataArguments, training_args: CLIPNTrainingArguments, proces
         data["eval_dataset"] = load_image_text_dataset(
             args.eval_dataset,
             split=args.eval_split,
+            config_name=get_config_name(args, args.eval_dataset, args.eval_dataset_config),
             filters=parse_filter(args.eval_filter),
             seed=training_args.seed,
             **columns,
@@ -226,13 +264,16 @@ def load_data(args: DataArguments, training_args: CLIPNTrainingArguments, proces
         data["id_dataset"] = load_labelled_images(
             args.id_dataset,
             split=args.id_split,
+            config_name=get_config_name(args, args.id_dataset, args.id_dataset_config),
             image_column=args.id_image_column,
             label_column=args.id_label_column,
+            label_names=args.id_labels,
             filters=parse_filter(args.id_filter),
         )
         data["ood_dataset"] = load_labelled_images(
             args.ood_dataset,
             split=args.ood_split,
+            config_name=get_config_name(args, args.ood_dataset, args.ood_dataset_config),
             image_column=args.ood_image_column,
             label_column=None,
             filters=parse_filter(args.ood_filter),
@@ -240,25 +281,75 @@ def load_data(args: DataArguments, training_args: CLIPNTrainingArguments, proces
     return data
 
 
-def check_arguments(args: DataArguments, training_args: CLIPNTrainingArguments) -> None:
-    """Find contradictions before anything is loaded.
+def check_arguments(
+    model_args: ModelArguments, data_args: DataArguments, training_args: CLIPNTrainingArguments
+) -> None:
+    """Find contradictions before anything but the configuration of the model is loaded.
 
     Raises:
-        ValueError: There is one.
+        OSError: The model has no configuration.
+        ValueError: There is a contradiction.
     """
-    if args.streaming and training_args.max_steps <= 0:
+    tuning, no_prompt_type = training_args.tuning, model_args.no_prompt_type
+    if tuning == "no_prompts" and no_prompt_type == "handcrafted":
+        raise ValueError(
+            "`tuning no_prompts` trains additive prompts, which `no_prompt_type handcrafted` does not have; use "
+            "`no_prompt_type learnable` or another `tuning`."
+        )
+    if tuning == "trainable_tokens" and no_prompt_type != "handcrafted":
+        source = model_args.model_name_or_path
+        if no_prompt_type == "learnable" or not isinstance(AutoConfig.from_pretrained(source), CLIPNConfig):
+            raise ValueError(
+                "`tuning trainable_tokens` puts tokens into hand-crafted prompts, but `no_prompt_type` is learnable, "
+                "the default for a CLIP; add `no_prompt_type handcrafted` or use another `tuning`."
+            )
+    num_views = training_args.num_cached_views
+    if data_args.streaming and training_args.max_steps <= 0:
         raise ValueError("A stream has no length, so `streaming` needs `max_steps`, the number of steps to train.")
-    if bool(args.id_dataset) != bool(args.ood_dataset):
-        missing = "ood_dataset" if args.id_dataset else "id_dataset"
+    if data_args.streaming and num_views:
+        raise ValueError(
+            f"`num_cached_views {num_views}` embeds all images before the first step, which `streaming` cannot give; "
+            "leave one of them out."
+        )
+    if num_views > 1 and data_args.augment is False:
+        raise ValueError(
+            f"With `augment false` all of `num_cached_views {num_views}` would be the same; use `num_cached_views 1` "
+            "or leave `augment` out."
+        )
+    if bool(data_args.id_dataset) != bool(data_args.ood_dataset):
+        missing = "ood_dataset" if data_args.id_dataset else "id_dataset"
         raise ValueError(f"`id_dataset` and `ood_dataset` belong together; give `{missing}`, too.")
-    if len(args.crop_scale) != 2:
-        raise ValueError(f"`crop_scale` takes two numbers, the smallest and the largest share, got {args.crop_scale}.")
+    if data_args.id_labels and not data_args.id_dataset:
+        raise ValueError("`id_labels` names the classes of `id_dataset`; give `id_dataset` and `ood_dataset`, too.")
+    if training_args.eval_strategy != "no" and not (data_args.eval_dataset or data_args.id_dataset):
+        raise ValueError(
+            f"`eval_strategy {training_args.eval_strategy.value}` has nothing to evaluate; give `eval_dataset`, or "
+            "`id_dataset` and `ood_dataset`."
+        )
+    for name in ("filter", "eval_filter", "id_filter", "ood_filter"):
+        try:
+            parse_filter(getattr(data_args, name))
+        except ValueError as error:
+            raise ValueError(f"`{name}`: {error}") from error
+    make_augmentation(data_args, (1, 1))
 
 
 def get_checkpoint(training_args: CLIPNTrainingArguments) -> str | bool | None:
-    """Read `resume_from_checkpoint` as the trainer takes it: a folder, True for the last one, or None."""
+    """Read `resume_from_checkpoint` as the trainer takes it: a folder, True for the last one, or None.
+
+    "true" is None as long as no process finds a checkpoint, so that a job that is started again and again needs no
+    other arguments the first time.
+    """
     wanted = training_args.resume_from_checkpoint
-    return {"true": True, "false": None, "": None}.get(str(wanted).lower(), wanted)
+    checkpoint = {"true": True, "false": None, "": None}.get(str(wanted).lower(), wanted)
+    if checkpoint is True:
+        folder = str(training_args.output_dir)
+        # All processes have to decide alike, also where one of them does not see the files of another.
+        if not any(gather_object([Path(folder).is_dir() and get_last_checkpoint(folder) is not None])):
+            if training_args.process_index == 0:
+                logger.warning(f"There is no checkpoint in {folder} to resume from; training starts from scratch.")
+            return None
+    return checkpoint
 
 
 def report_skipped(trainer: CLIPNTrainer) -> int:
@@ -279,7 +370,6 @@ def main(
     training_args: CLIPNTrainingArguments,
 ) -> None:
     """Train, evaluate, save and publish."""
-    check_arguments(data_args, training_args)
     model, processor = load_model(model_args)
     with training_args.main_process_first(desc="loading the data"):
         data = load_data(data_args, training_args, processor)
@@ -292,6 +382,7 @@ def main(
         training_args,
         data_collator=ImageTextCollator(processor),
         processing_class=processor,
+        id_labels=data_args.id_labels,
         **data,
     )
     result = trainer.train(resume_from_checkpoint=get_checkpoint(training_args))

@@ -19,7 +19,7 @@ def _is_command() -> bool:
     # Python puts this there while it looks for the module that it was told to run.
     if program == "-m":
         return ("-m", __name__) in itertools.pairwise(sys.orig_argv)
-    return os.path.splitext(os.path.basename(program))[0] == "clipn-hf"
+    return os.path.basename(program) in ("clipn-hf", "clipn-hf.exe")
 
 
 # The command imports what it needs itself: transformers and torch take seconds, for which `--help` need not wait.

@@ -7,6 +7,7 @@ What a subcommand needs beyond the package itself is imported when it runs.
 
 import contextlib
 import importlib.metadata
+import logging
 import os
 import sys
 import warnings
@@ -419,16 +420,28 @@ def _loading(model: str | None) -> Iterator[None]:
     from .encoders import IncompleteCheckpointError
 
     _prepare_loading(model)
+    loggers = [logging.getLogger(name) for name in ("transformers.modeling_utils", "transformers.integrations.peft")]
+    for logger in loggers:
+        logger.addFilter(_is_worth_saying)
     try:
         yield
     # torch asserts that it was built for the device.
     except (IncompleteCheckpointError, AssertionError) as error:
         raise ValueError(str(error)) from error
+    finally:
+        for logger in loggers:
+            logger.removeFilter(_is_worth_saying)
+
+
+def _is_worth_saying(record: logging.LogRecord) -> bool:
+    """Withhold the tables of transformers about weights that are missing or do not fit: the error names them."""
+    message = record.getMessage()
+    return "LOAD REPORT" not in message or ("MISSING" not in message and "MISMATCH" not in message)
 
 
 def _prepare_loading(model: str | None) -> None:
     """Make transformers know CLIPN, and hide progress bars, unless of a download that somebody may watch."""
-    from transformers.utils import logging
+    from transformers.utils.logging import disable_progress_bar
 
     from .modeling import register_auto_classes
 
@@ -437,7 +450,7 @@ def _prepare_loading(model: str | None) -> None:
     if model and not os.path.isdir(model) and (os.path.isabs(model) or model[0] in ".~" or model.count("/") > 1):
         raise ValueError(f"There is no folder {model}; name one with a model, or the id of a model on the Hub.")
     if model is None or os.path.isdir(model) or not sys.stderr.isatty():
-        logging.disable_progress_bar()
+        disable_progress_bar()
 
 
 def _check_device(device: str | None) -> None:

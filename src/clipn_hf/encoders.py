@@ -70,8 +70,8 @@ class DualEncoder:
     Raises:
         TypeError: `model` is not a CLIP or CLIPN, or `processor` not a processor of images and texts.
         ValueError:
-            `dtype` is not a floating-point type, the logit scale not finite, or model and processor disagree on the
-            templates.
+            `dtype` is not a floating-point type, the logit scale not finite, the tokenizer not that of the model, or
+            model and processor disagree on the templates.
     """
 
     def __init__(
@@ -95,6 +95,7 @@ class DualEncoder:
                 f"The processor of {type(model).__name__} is {type(processor).__name__}, which has no "
                 f"{', '.join(lacking)}; pass processor=, for example `AutoProcessor.from_pretrained(...)`."
             )
+        _check_tokenizer(model, processor.tokenizer)
         scale = model.logit_scale.detach().float().exp().item()
         if not 0 < scale < float("inf"):
             raise ValueError(
@@ -137,7 +138,8 @@ class DualEncoder:
             hub_arguments: `revision`, `token`, … of `from_pretrained`.
 
         Raises:
-            IncompleteCheckpointError: The checkpoint lacks weights of its model, an adapter its base model.
+            IncompleteCheckpointError:
+                The checkpoint is damaged or lacks weights of its model, an adapter its base model.
             OSError: There is no such model.
             TypeError, ValueError: As for the class.
         """
@@ -380,6 +382,21 @@ class DualEncoder:
         raise ValueError(
             f"The {kind} embeddings are not finite though all weights are: the model overflows in {self.dtype}; "
             "compute in `dtype=torch.float32` or `torch.bfloat16`."
+        )
+
+
+def _check_tokenizer(model: Any, tokenizer: Any) -> None:
+    """Refuse a tokenizer of another model, or the empty one that transformers makes where its files are missing."""
+    rows = model.text_model.get_input_embeddings().weight.shape[0]
+    end_token_id = model.config.text_config.eos_token_id
+    # The vocabulary of a model may be filled up to a round number. 2 stands for the highest token of a text.
+    fits = len(tokenizer) <= rows <= 2 * len(tokenizer) and end_token_id in (2, tokenizer.eos_token_id)
+    if not fits:
+        raise ValueError(
+            f"The tokenizer does not fit the {type(model).__name__}: it has {len(tokenizer)} tokens and ends texts "
+            f"with token {tokenizer.eos_token_id}, but the model has {rows} and expects "
+            f"{'the last' if end_token_id == 2 else end_token_id}. Put tokenizer.json and tokenizer_config.json of "
+            f"the model beside it, or pass `processor`."
         )
 
 

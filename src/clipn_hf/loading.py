@@ -21,7 +21,7 @@ from transformers.utils import (
 from transformers.utils.peft_utils import ADAPTER_CONFIG_NAME
 
 from .modeling import CLIPNModel, IncompleteCheckpointError
-from .modeling.completeness import check_complete
+from .modeling.completeness import check_complete, refuse_damaged
 from .modeling.modeling_clipn import LOADING_ARGUMENTS
 from .modeling.no_tokens import fit_vocabulary
 from .modeling.prompt_settings import find_file, load_prompt_settings
@@ -50,7 +50,8 @@ class AutoDualEncoder(AutoModel):
 
         Raises:
             IncompleteCheckpointError:
-                The checkpoint lacks weights of its model, or the adapter lacks its base model or does not fit it.
+                The checkpoint is damaged or lacks weights of its model, or the adapter lacks its base model or does
+                not fit it.
             OSError: There is no such checkpoint.
         """
         source = os.fspath(pretrained_model_name_or_path)
@@ -58,8 +59,11 @@ class AutoDualEncoder(AutoModel):
         adapter = _read_adapter(source, kwargs)
         if adapter is not None:
             return _load_adapted(source, adapter, kwargs)
-        model, report = AutoModel.from_pretrained(source, *args, output_loading_info=True, **kwargs)
-        check_complete(source, type(model).__name__, report["missing_keys"])
+        # Their names and shapes are reported, and refused then.
+        kwargs["ignore_mismatched_sizes"] = True
+        with refuse_damaged(source):
+            model, report = AutoModel.from_pretrained(source, *args, output_loading_info=True, **kwargs)
+        check_complete(source, type(model).__name__, report["missing_keys"], report["mismatched_keys"])
         return model
 
 
@@ -91,7 +95,8 @@ def _load_adapted(source: str, adapter: dict[str, Any], kwargs: dict[str, Any]) 
     base_arguments = {name: value for name, value in kwargs.items() if name not in ("config", "subfolder", "revision")}
     base_arguments["revision"] = adapter.get("revision")
     try:
-        config = AutoConfig.from_pretrained(base, **_hub_arguments(base_arguments))
+        with refuse_damaged(base):
+            config = AutoConfig.from_pretrained(base, **_hub_arguments(base_arguments))
     except (OSError, ValueError) as error:
         raise IncompleteCheckpointError(
             f"The base model {base} of the adapter {source} cannot be loaded ({error}). Put it there, or correct "

@@ -28,10 +28,18 @@ def test_no_templates_follow_the_templates_of_learnable_prompts() -> None:
     assert CLIPNConfig(templates=["a {}."]).no_templates == ["a {}."]
 
 
+def test_tuples_become_lists() -> None:
+    config = CLIPNConfig(no_prompt_type="handcrafted", templates=DEFAULT_TEMPLATES, no_templates=NO_TEMPLATES)
+    assert config.templates == list(DEFAULT_TEMPLATES)
+    assert config.no_templates == list(NO_TEMPLATES)
+    assert config.to_dict() == CLIPNConfig(no_prompt_type="handcrafted").to_dict()
+
+
 @pytest.mark.parametrize(
     "values",
     [
         {},
+        {"no_prompt_type": "handcrafted", "num_no_prompts": 0},
         {"num_no_prompts": 4, "templates": ["a drawing of a {}."]},
         {"no_prompt_type": "handcrafted"},
         {"no_prompt_type": "handcrafted", "templates": ["a {}."], "no_templates": ["no {}."]},
@@ -63,6 +71,7 @@ def test_is_a_clip_configuration() -> None:
     [
         ({"no_prompt_type": "none"}, "no_prompt_type"),
         ({"num_no_prompts": 0}, "`num_no_prompts` must be at least 1, got 0"),
+        ({"no_prompt_type": "handcrafted", "num_no_prompts": -1}, "`num_no_prompts` must be at least 0, got -1"),
         ({"num_no_prompts": "many"}, "num_no_prompts"),
         ({"templates": ["a photo"]}, "exactly once.*got 'a photo'"),
         ({"templates": []}, "`templates` is empty"),

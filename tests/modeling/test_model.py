@@ -406,6 +406,37 @@ def test_from_clip_replaces_the_end_token_of_old_configurations(
     assert model.text_model.eos_token_id == model.no_text_model.eos_token_id == model.config.text_config.eos_token_id
 
 
+def test_a_model_object_remembers_where_its_tokenizer_is(
+    tiny_clip: CLIPModel, clip_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tiny_clip.config.text_config.eos_token_id = 2
+    # As of a vocabulary that was filled up
+    vocab_size = tiny_clip.config.text_config.vocab_size
+    tiny_clip.text_model.resize_token_embeddings(vocab_size + 8)
+    tiny_clip.config.text_config.vocab_size = vocab_size + 8
+    tiny_clip.save_pretrained(tmp_path)
+    CLIPTokenizer.from_pretrained(clip_folder).save_pretrained(tmp_path)
+    loaded = CLIPModel.from_pretrained(tmp_path)
+    with caplog.at_level("WARNING"):
+        assert CLIPNModel.from_clip(loaded).config.text_config.eos_token_id == vocab_size - 1
+        assert "eos_token_id" not in caplog.text
+        loaded.name_or_path = "neither/a/folder"
+        assert CLIPNModel.from_clip(loaded).config.text_config.eos_token_id == vocab_size + 7
+    assert "`eos_token_id=2`, and no tokenizer says" in caplog.text
+    assert "pass `eos_token_id` to `CLIPNModel.from_clip`" in caplog.text
+    caplog.clear()
+    model = CLIPNModel.from_clip(loaded, eos_token_id=vocab_size - 1)
+    assert model.no_text_model.eos_token_id == model.config.text_config.eos_token_id == vocab_size - 1
+    assert not caplog.text
+
+
+def test_from_clip_takes_tuples(tiny_clip: CLIPModel) -> None:
+    model = CLIPNModel.from_clip(
+        tiny_clip, no_prompt_type="handcrafted", num_no_prompts=0, templates=("a {}.",), no_templates=("no {}.",)
+    )
+    assert (model.config.templates, model.config.no_templates) == (["a {}."], ["no {}."])
+
+
 @torch.no_grad()
 def test_the_new_end_token_pools_as_the_old_rule_did(tiny_clip: CLIPModel) -> None:
     tiny_clip.config.text_config.eos_token_id = 2
@@ -437,6 +468,17 @@ def test_from_clip_errors(tiny_clip: CLIPModel, tmp_path: Path) -> None:
         CLIPNModel.from_clip(tiny_clip, revision="main", token="hf_", cache_dir=None)
     with pytest.raises(ValueError, match=r"`dtype` must be a floating-point type .* got 'int8'"):
         CLIPNModel.from_clip(tiny_clip, dtype="int8")
+    for values, message in (
+        ({"templates": ["a photo"]}, r"`templates\[0\]` must contain"),
+        ({"no_prompt_type": "none"}, "no_prompt_type"),
+        ({"num_no_prompts": 0}, "`num_no_prompts` must be at least 1"),
+        ({"no_prompt_type": "handcrafted", "templates": ["a {}."]}, "needs `no_templates`"),
+        ({"eos_token_id": 10**6}, "`eos_token_id` must lie between 0 and"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            CLIPNModel.from_clip(tiny_clip, **values)
+    with pytest.raises(TypeError, match="`templates` must be a list of strings"):
+        CLIPNModel.from_clip(tiny_clip, templates="a {}.")
     with pytest.raises(TypeError, match="must be a CLIPModel, a Hub id or a folder, got int: 3"):
         CLIPNModel.from_clip(3)
     SiglipConfig().save_pretrained(tmp_path)

@@ -44,7 +44,9 @@ def test_default_templates(tiny_processor: CLIPProcessor) -> None:
     processor = CLIPNProcessor(*parts)
     assert processor.templates is processor.no_templates is None
     assert processor.build_prompts(["cat"]) == fill_templates(["cat"], DEFAULT_TEMPLATES)
-    assert processor.build_no_prompts(["cat"]) == fill_templates(["cat"], DEFAULT_TEMPLATES)
+    assert processor.build_no_prompts(["cat"], ["no {}."]) == ["no cat."]
+    with pytest.raises(ValueError, match="`no_templates` is missing, .*pass `no_templates`"):
+        processor.build_no_prompts(["cat"])
     processor = CLIPNProcessor(*parts, templates=["a {}."])
     assert processor.no_templates is None
     assert processor.build_no_prompts(["cat"]) == ["a cat."]

@@ -259,7 +259,7 @@ def test_wrong_shapes_are_refused(score: Score) -> None:
 
 @pytest.mark.parametrize("score", [msp, mcm, energy])
 def test_bad_temperatures_are_refused(score: Score) -> None:
-    for temperature in [0, -1.0, float("nan"), float("inf")]:
+    for temperature in [0, -1.0, float("nan"), float("inf"), 1e-46, 1e39, 10**400]:
         with pytest.raises(ValueError, match="`temperature` must be positive and finite"):
             score(torch.zeros(3, 2), temperature)
     for temperature in ["1", None, True]:

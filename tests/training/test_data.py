@@ -29,7 +29,7 @@ from clipn_hf.training import (
     load_image_text_dataset,
     load_labelled_images,
 )
-from clipn_hf.training.rows import group_id, read_image
+from clipn_hf.training.rows import RowReader, UnusableRowError, group_id, read_image
 
 CAPTIONS = ["a cat", "a dog", "a red bird", "a blue car on the house", "a tree", "an apple"]
 COLOURS = [(250, 0, 0), (0, 250, 0), (0, 0, 250), (250, 250, 0), (0, 250, 250), (250, 0, 250)]
@@ -536,3 +536,55 @@ def test_labelled_images(rows: datasets.Dataset, tmp_path: Path) -> None:
         (tmp_path / "folder" / name).mkdir(parents=True)
         (tmp_path / "folder" / name / "1.png").write_bytes(picture(COLOURS[0]))
     assert load_labelled_images(tmp_path / "folder").features["label"].names == ["cat", "dog"]
+    numbered = load_labelled_images(
+        tmp_path / "rows.parquet", label_column="number", label_names=["cat", "dog", "owl"]
+    )
+    assert numbered["label"][:] == [0, 1, 0, 1, 0, 2]
+    renamed = load_labelled_images(tmp_path / "folder", label_names=["tabby", "poodle"])
+    assert renamed["label"][:] == [0, 1]
+    texts = load_labelled_images(
+        tmp_path / "rows.parquet", label_column="kind", label_names=["dog", "cat", "fish", "bird"]
+    )
+    assert texts["label"][:] == [1, 0, 1, 0, 1, 3]
+
+
+@pytest.mark.parametrize(
+    ("column", "names", "message"),
+    [
+        ("number", ["cat", "dog"], "'number' holds 2, but the 2 given names are for the numbers from 0 to 1"),
+        ("kind", ["cat", "dog"], "'kind' holds 'bird', which is none of the 2 given names"),
+        ("share", ["cat", "dog"], "'share' must hold class numbers or class names, got .*float64"),
+        ("known", ["cat", "dog"], "'known' has 3 classes, but 2 names are given"),
+    ],
+)
+def test_label_names_that_do_not_fit(
+    column: str, names: list[str], message: str, rows: datasets.Dataset, tmp_path: Path
+) -> None:
+    rows = rows.add_column("kind", ["cat", "dog", "cat", "dog", "cat", "bird"]).add_column("share", [0.5] * 6)
+    rows = rows.add_column("number", [0, 1, 0, 1, 0, 2]).add_column("known", [0, 1, 0, 1, 0, 1])
+    rows.cast_column("known", datasets.ClassLabel(names=["a", "b", "c"])).to_parquet(tmp_path / "rows.parquet")
+    with pytest.raises(ValueError, match=message):
+        load_labelled_images(tmp_path / "rows.parquet", label_column=column, label_names=names)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(
+    ("cell", "kind"),
+    [(3, "int64"), ([3], "int64"), ({"text": "a cat"}, "text"), ([{"text": "a cat"}], "text"), ([["a cat"]], "List")],
+)
+def test_caption_columns_hold_text(
+    cell: object, kind: str, streaming: bool, rows: datasets.Dataset, tmp_path: Path
+) -> None:
+    rows.add_column("words", [cell] * 6).to_parquet(tmp_path / "rows.parquet")
+    with pytest.raises(ValueError, match=rf"'words' must hold texts or lists of texts, got .*{kind}.*; name another"):
+        load_image_text_dataset(tmp_path / "rows.parquet", caption_columns=["words"], streaming=streaming)
+
+
+@pytest.mark.parametrize(("cell", "kind"), [(3, "int"), (["a cat", 3], "int"), ({"text": "a cat"}, "dict")])
+def test_captions_that_are_no_text_make_a_row_unusable(cell: object, kind: str) -> None:
+    reader = RowReader("image", ("caption",), None, ("{}",), None)
+    with pytest.raises(UnusableRowError, match=f"The caption in caption is no text but {kind}"):
+        reader.read_text({"caption": cell}, np.random.default_rng(0))
+    assert reader.read_text({"caption": [None, "a cat"]}, np.random.default_rng(0))["caption"] == "a cat"
+    with pytest.raises(UnusableRowError, match="The cell holds a value of the type int|the cell holds a value"):
+        reader.read_image({"image": 3})

@@ -5,6 +5,7 @@
 import contextlib
 import importlib.metadata
 import io
+import logging
 import os
 import re
 from pathlib import Path
@@ -115,15 +116,14 @@ def test_snippet_prints_what_the_card_says(
         folder,
         model=tiny_clipn,
         processor=processor,
-        model_id=str(folder),
         sample_images=pictures,
         sample_labels=["cat", "dog"],
     ).read_text(encoding="utf-8")
+    assert "huggingface.co/clipn-test" not in card
 
     snippet = re.search(r"```python\n(.*?)\n```", card, re.DOTALL)[1]
     output = re.search(r"prints\n\n```\n(.*?)\n```", card, re.DOTALL)[1]
-    # what the Hub would serve lies in the folder that is uploaded
-    snippet = snippet.replace(f"https://huggingface.co/{folder}/resolve/main", str(folder))
+    monkeypatch.chdir(folder)
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         exec(snippet, {})
@@ -312,3 +312,30 @@ def test_upload_is_complete_and_free_of_code(
     card = (folder / "README.md").read_text(encoding="utf-8")
     assert 'pipeline("ood-detection", model="org/clipn-test")' in card
     assert os.path.basename(pictures[0]) in card
+
+
+def test_samples_that_cannot_be_read_are_left_out(
+    tiny_clipn: CLIPNModel,
+    processor: CLIPNProcessor,
+    pictures: list[str],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(logging.getLogger("clipn_hf"), "propagate", True)
+    (tmp_path / "broken.png").write_bytes(b"damaged")
+    (tmp_path / "other").mkdir()
+    Image.new("RGB", (40, 40), "green").save(tmp_path / "other" / "red.png")
+    samples = [pictures[0], str(tmp_path / "broken.png"), str(tmp_path / "gone.png"), str(tmp_path / "other/red.png")]
+    folder = tmp_path / "card"
+    card = write_model_card(
+        folder, model=tiny_clipn, processor=processor, sample_images=samples, sample_labels=["cat", 'a "dog"']
+    ).read_text(encoding="utf-8")
+    for name in ("broken.png", "gone.png"):
+        assert name not in card
+        assert f"leaves out the sample image {tmp_path / name}: " in caplog.text
+    assert re.search(r"prints\n\n```\nred.png: .*\nred-2.png: .*\n```", card)
+    assert """candidate_labels=["cat", "a \\"dog\\""]""" in card
+    # Samples of one name stay two pictures.
+    colours = {name: Image.open(folder / "samples" / name).getpixel((0, 0)) for name in ("red.png", "red-2.png")}
+    assert colours == {"red.png": (255, 0, 0), "red-2.png": (0, 128, 0)}

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ import torch
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from PIL import Image
+from transformers import CLIPModel
 
 from clipn_hf import CLIPNModel, CLIPNProcessor, pipeline
 
@@ -162,6 +164,7 @@ def test_resumed_run_ends_with_the_same_weights(
 def test_resume_from_checkpoint(
     value: str, expected: str | bool | None, train: ModuleType, tmp_path: Path, pairs: Path
 ) -> None:
+    (tmp_path / "run" / "checkpoint-3").mkdir(parents=True)
     needed = {"model_name_or_path": "base", "dataset": "x", "output_dir": str(tmp_path / "run"), "use_cpu": True}
     recipe = write_recipe(tmp_path, **needed)
     *_, training_args = train.parse_arguments(["--config", recipe, "--resume_from_checkpoint", value])
@@ -337,19 +340,137 @@ def test_filters(train: ModuleType) -> None:
             train.parse_filter([wrong])
 
 
+@pytest.mark.parametrize("exists", [False, True])
+def test_first_run_of_a_resumable_job(
+    exists: bool, train: ModuleType, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "run"
+    if exists:
+        folder.mkdir()
+    needed = ["--model_name_or_path", "base", "--dataset", "x", "--output_dir", str(folder), "--use_cpu", "true"]
+    *_, training_args = train.parse_arguments([*needed, "--resume_from_checkpoint", "true"])
+    assert train.get_checkpoint(training_args) is None
+    assert f"There is no checkpoint in {folder} to resume from; training starts from scratch." in caplog.text
+
+
+OOD_SETS = ["--id_dataset", "a", "--ood_dataset", "b"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--streaming", "true"], "`streaming` needs `max_steps`"),
+        (["--streaming", "true", "--max_steps", "5", "--num_cached_views", "1"], "which `streaming` cannot give"),
+        (["--num_cached_views", "2", "--augment", "false"], "With `augment false` all of `num_cached_views 2`"),
         (["--id_dataset", "a"], "belong together; give `ood_dataset`"),
         (["--ood_dataset", "a"], "belong together; give `id_dataset`"),
-        (["--crop_scale", "0.5"], r"takes two numbers.*got \[0.5\]"),
+        (["--id_labels", "cat"], "`id_labels` names the classes of `id_dataset`; give"),
+        (["--eval_strategy", "epoch"], "`eval_strategy epoch` has nothing to evaluate; give `eval_dataset`"),
+        (["--crop_scale", "0.5"], "takes two numbers, the smallest and the largest share, got [0.5]."),
+        (["--crop_scale", "0.5", "1.5"], "`crop_scale` must be two numbers with 0 < lower <= upper <= 1.0"),
+        (["--flip_probability", "2"], "`flip_probability` must lie in [0, 1], got 2.0."),
+        (["--filter", "style"], "`filter`: A filter has the form column=value or column=value,value, got 'style'."),
+        (["--ood_filter", "=a"], "`ood_filter`: A filter has the form"),
+        (["--tuning", "no_prompts", "--no_prompt_type", "handcrafted"], "use `no_prompt_type learnable` or another"),
+        (["--tuning", "trainable_tokens", "--no_prompt_type", "learnable"], "add `no_prompt_type handcrafted`"),
+        (["--tuning", "trainable_tokens"], "add `no_prompt_type handcrafted`"),
+        (["--tuning", "trainable_tokens", "--model_name_or_path", "./missing"], "missing"),
     ],
 )
-def test_contradictions(arguments: list[str], message: str, train: ModuleType, tmp_path: Path) -> None:
-    needed = ["--model_name_or_path", "base", "--dataset", "x", "--output_dir", str(tmp_path), "--use_cpu", "true"]
-    with pytest.raises(ValueError, match=message):
-        train.main(*train.parse_arguments([*needed, *arguments]))
+def test_contradictions(
+    arguments: list[str],
+    message: str,
+    train: ModuleType,
+    tmp_path: Path,
+    clip_folder: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    needed = ["--model_name_or_path", str(clip_folder), "--dataset", "x", "--output_dir", str(tmp_path)]
+    with pytest.raises(SystemExit) as error:
+        train.parse_arguments([*needed, "--use_cpu", "true", *arguments])
+    assert error.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--num_cached_views", "1", "--augment", "false"],
+        ["--eval_strategy", "epoch", *OOD_SETS, "--id_labels", "cat", "dog"],
+        ["--eval_strategy", "epoch", "--eval_dataset", "x"],
+        ["--tuning", "trainable_tokens", "--no_prompt_type", "handcrafted"],
+        ["--tuning", "no_prompts"],
+    ],
+)
+def test_arguments_that_fit_each_other(
+    arguments: list[str], train: ModuleType, tmp_path: Path, clip_folder: Path
+) -> None:
+    needed = ["--model_name_or_path", str(clip_folder), "--dataset", "x", "--output_dir", str(tmp_path)]
+    assert len(train.parse_arguments([*needed, "--use_cpu", "true", *arguments])) == 4
+
+
+def test_tokens_in_the_prompts_of_a_clipn(train: ModuleType, tmp_path: Path, tiny_clip: CLIPModel) -> None:
+    CLIPNModel.from_clip(tiny_clip, no_prompt_type="handcrafted").save_pretrained(tmp_path / "clipn")
+    needed = ["--model_name_or_path", str(tmp_path / "clipn"), "--dataset", "x", "--output_dir", str(tmp_path)]
+    assert train.parse_arguments([*needed, "--use_cpu", "true", "--tuning", "trainable_tokens"])
+
+
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [
+        ({}, {"train": "a", "eval": "a", "id": None, "ood": "a"}),
+        (
+            {"eval_dataset_config": "b", "id_dataset_config": "c", "ood_dataset_config": "d"},
+            {"train": "a", "eval": "b", "id": "c", "ood": "d"},
+        ),
+    ],
+)
+def test_configurations(
+    own: dict[str, str],
+    expected: dict[str, str | None],
+    train: ModuleType,
+    tmp_path: Path,
+    clipn_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    args = train.DataArguments(
+        ["x"], dataset_config="a", eval_dataset=["x"], id_dataset=["y"], ood_dataset=["x"], id_labels=["cat"], **own
+    )
+    calls: list[dict[str, Any]] = []
+    for name in ("load_image_text_dataset", "load_labelled_images"):
+        monkeypatch.setattr(train, name, lambda source, **arguments: calls.append(arguments))
+    training_args = train.CLIPNTrainingArguments(output_dir=str(tmp_path), use_cpu=True)
+    train.load_data(args, training_args, CLIPNProcessor.from_pretrained(clipn_folder))
+    assert dict(zip(expected, [call["config_name"] for call in calls], strict=True)) == expected
+    assert calls[2]["label_names"] == ["cat"]
+
+
+def test_names_of_numbered_classes(
+    train: ModuleType, tmp_path: Path, clip_folder: Path, pairs: Path, known: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = small_recipe(
+        tmp_path,
+        clip_folder,
+        pairs,
+        id_dataset=str(pairs),
+        id_split="train",
+        id_label_column="thing",
+        id_labels=["cat", "dog", "bird", "car", "tree"],
+        ood_dataset=str(known),
+        ood_split="train",
+        save_strategy="no",
+        max_steps=1,
+        logging_steps=10,
+    )
+    labels: list[list[str]] = []
+    measure = train.CLIPNTrainer._ood_metrics
+    monkeypatch.setattr(
+        train.CLIPNTrainer, "_ood_metrics", lambda self: labels.append(self.id_labels) or measure(self)
+    )
+    run_in_process(train, ["--config", recipe])
+    assert labels == [["cat", "dog", "bird", "car", "tree"]]
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert "<summary>Training log</summary>" in card
 
 
 def test_starting_from_a_clipn(train: ModuleType, clipn_folder: Path) -> None:

@@ -5,6 +5,7 @@
 import copy
 import io
 import itertools
+import logging
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -541,8 +542,12 @@ def test_model_card(tiny_clipn: CLIPNModel, make_trainer: MakeTrainer, tmp_path:
     trainer.train()
     trainer.create_model_card(model_name="clipn-toy", dataset="org/pairs", tags="toy", num_pairs=24)
     card = (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
-    assert "clipn-toy" in card
+    assert "# clipn-toy\n" in card
     assert "org/pairs" in card
+    assert 'model="."' in card
+    trainer.hub_model_id = "org/clipn-hub"
+    trainer.create_model_card(model_name="clipn-toy")
+    assert 'model="org/clipn-hub"' in (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
 
 
 def test_unsuitable_models(
@@ -557,3 +562,58 @@ def test_unsuitable_models(
     plain = [{name: value for name, value in row.items() if not name.startswith("no_")} for row in pairs]
     with pytest.raises(ValueError, match="`no_input_ids`"):
         make_trainer(handcrafted, train_dataset=plain).train()
+
+
+def test_less_data_than_a_batch(
+    tiny_clipn: CLIPNModel,
+    processor: CLIPNProcessor,
+    make_trainer: MakeTrainer,
+    tmp_path: Path,
+    pairs: Pairs,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trainer = make_trainer(
+        tiny_clipn,
+        train_dataset=picture_pairs(),
+        data_collator=ImageTextCollator(processor),
+        num_cached_views=1,
+        image_cache_dir=str(tmp_path / "cache"),
+        per_device_train_batch_size=16,
+        dataloader_drop_last=True,
+    )
+    with pytest.raises(ValueError, match=r"has 10 rows, fewer than the 16 of one batch .* to at most 10 or set"):
+        trainer.train()
+    assert not (tmp_path / "cache").exists(), "images were embedded for nothing"
+    assert make_trainer(tiny_clipn, per_device_train_batch_size=24, dataloader_drop_last=True, max_steps=1).train()
+
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    monkeypatch.setattr(logging.getLogger("clipn_hf"), "propagate", True)
+    make_trainer(tiny_clipn, per_device_train_batch_size=2).get_train_dataloader()
+    assert "itbo_no_loss" not in caplog.text
+    make_trainer(tiny_clipn, per_device_train_batch_size=1).get_train_dataloader()
+    assert "`itbo_no_loss` has no pairs" in caplog.text
+
+
+class Stop(TrainerCallback):
+    """Ends the training with the first epoch."""
+
+    def on_epoch_end(self, *arguments: Any, **_: Any) -> None:
+        arguments[2].should_training_stop = True
+
+
+def test_short_runs_are_logged(tiny_clipn: CLIPNModel, make_trainer: MakeTrainer) -> None:
+    def run(**arguments: Any) -> tuple[CLIPNTrainer, CLIPNModel]:
+        model = copy.deepcopy(tiny_clipn)
+        trainer = make_trainer(model, **arguments)
+        trainer.train()
+        return trainer, model
+
+    every, first = run(logging_steps=1)
+    short, second = run(logging_steps=100)
+    assert logged(short, "loss") == pytest.approx([np.mean(logged(every, "loss"))])
+    assert logged(short, "tso_loss") == pytest.approx([np.mean(logged(every, "tso_loss"))])
+    assert_same_weights(first, second)
+    assert len(logged(every, "loss")) == 3
+    assert len(logged(run(logging_steps=100, max_steps=20, callbacks=[Stop()])[0], "loss")) == 1
+    assert not logged(run(logging_strategy="no")[0], "loss")

@@ -33,7 +33,20 @@ MAX_BYTES = 12_000_000
 def write_checkpoint(source: Path, target: Path) -> None:
     with atomic_path(target) as partial:
         CLIPNModel.from_pretrained(source, dtype=torch.float16).save_pretrained(partial)
-        CLIPNProcessor.from_pretrained(source).save_pretrained(partial)
+        processor = CLIPNProcessor.from_pretrained(source)
+        # Traces of how the tokenizer was called last, which it would follow from then on
+        processor.tokenizer.backend_tokenizer.no_truncation()
+        processor.tokenizer.backend_tokenizer.no_padding()
+        for name in (
+            "max_length",
+            "stride",
+            "pad_to_multiple_of",
+            "truncation_strategy",
+            "is_local",
+            "local_files_only",
+        ):
+            processor.tokenizer.init_kwargs.pop(name, None)
+        processor.save_pretrained(partial)
         shutil.copy(CARD, partial / "README.md")
         size = sum(file.stat().st_size for file in partial.iterdir())
         if size > MAX_BYTES:

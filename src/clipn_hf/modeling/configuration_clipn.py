@@ -5,6 +5,7 @@
 from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassError
 from transformers import CLIPConfig
 from transformers.utils.auto_docstring import auto_docstring
 
@@ -33,10 +34,10 @@ class CLIPNConfig(CLIPConfig):
         `"handcrafted"`: no such parameters; the "no" text encoder reads prompts that contain the negation.
     num_no_prompts (`int`, *optional*, defaults to 16):
         Number of learnable "no" prompts. Unused when `no_prompt_type="handcrafted"`.
-    templates (`list[str]`, *optional*):
+    templates (`list[str]` or `tuple[str, ...]`, *optional*):
         Templates with one `{}` for the label, read by the text encoder. Defaults to
         `clipn_hf.prompts.DEFAULT_TEMPLATES`.
-    no_templates (`list[str]`, *optional*):
+    no_templates (`list[str]` or `tuple[str, ...]`, *optional*):
         Templates read by the "no" text encoder. Defaults to `templates` when `no_prompt_type="learnable"`. When it is
         `"handcrafted"`, `no_templates[i]` is the negation of `templates[i]`; defaults to
         `clipn_hf.prompts.NO_TEMPLATES` if `templates` are the default ones, and must be given otherwise.
@@ -63,10 +64,15 @@ class CLIPNConfig(CLIPConfig):
 
     no_prompt_type: Literal["learnable", "handcrafted"] = "learnable"
     num_no_prompts: int = 16
-    templates: list[str] | None = None
-    no_templates: list[str] | None = None
+    templates: list[str] | tuple[str, ...] | None = None
+    no_templates: list[str] | tuple[str, ...] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
+        # Lists throughout, as config.json gives them back
+        if self.templates is not None:
+            self.templates = list(self.templates)
+        if self.no_templates is not None:
+            self.no_templates = list(self.no_templates)
         if self.templates is None:
             self.templates = list(DEFAULT_TEMPLATES)
         if self.no_templates is None:
@@ -86,10 +92,11 @@ class CLIPNConfig(CLIPConfig):
 
     def validate_no_prompts(self) -> None:
         """Part of `@strict`-powered validation. Validates the "no" prompts and the two pools of templates."""
-        if self.num_no_prompts < 1:
+        fewest = 1 if self.no_prompt_type == "learnable" else 0
+        if self.num_no_prompts < fewest:
             raise ValueError(
-                f"`num_no_prompts` must be at least 1, got {self.num_no_prompts}; for a model without learnable "
-                f'prompts use `no_prompt_type="handcrafted"`.'
+                f"`num_no_prompts` must be at least {fewest}, got {self.num_no_prompts}; for a model without "
+                f'learnable prompts use `no_prompt_type="handcrafted"`.'
             )
         templates = validate_templates(self.templates or ())
         if self.no_templates is None:
@@ -105,4 +112,24 @@ class CLIPNConfig(CLIPConfig):
             )
 
 
-__all__ = ["CLIPNConfig"]
+def build_config(**values: Any) -> CLIPNConfig:
+    """Make a configuration of values that a caller gave.
+
+    Args:
+        values: Arguments of [`CLIPNConfig`].
+
+    Raises:
+        TypeError: The templates are not lists of texts.
+        ValueError: Any other value is wrong. [`CLIPNConfig`] itself raises errors of strict dataclasses, which are
+            neither.
+    """
+    for name in ("templates", "no_templates"):
+        if values.get(name) is not None:
+            values[name] = validate_templates(values[name], name=name)
+    try:
+        return CLIPNConfig(**values)
+    except StrictDataclassError as error:
+        raise ValueError(str(error.__cause__ or error)) from error
+
+
+__all__ = ["CLIPNConfig", "build_config"]

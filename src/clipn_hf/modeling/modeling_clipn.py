@@ -31,13 +31,15 @@ from transformers.utils.auto_docstring import auto_docstring
 from transformers.utils.generic import ModelOutput, TransformersKwargs, can_return_tuple
 
 from ..dtypes import floating_dtype
-from .completeness import check_complete
-from .configuration_clipn import CLIPNConfig
+from .completeness import check_complete, refuse_damaged
+from .configuration_clipn import CLIPNConfig, build_config
 from .loss_clipn import clipn_loss
 from .prompt_settings import PROMPT_SETTINGS, find_file, save_prompt_settings
 
 logger = logging.get_logger(__name__)
 
+# Of a CLIP vocabulary without additions, which ends with the end token
+ORIGINAL_VOCAB_SIZE = 49408
 # Arguments of `from_pretrained` that `CLIPNModel.from_clip` passes on
 LOADING_ARGUMENTS = (
     "attn_implementation",
@@ -225,14 +227,19 @@ class CLIPNModel(CLIPModel):
 
     @classmethod
     def from_clip(
-        cls, clip: CLIPModel | str | os.PathLike[str], *, dtype: str | torch.dtype = torch.float32, **kwargs: Any
+        cls,
+        clip: CLIPModel | str | os.PathLike[str],
+        *,
+        dtype: str | torch.dtype = torch.float32,
+        eos_token_id: int | None = None,
+        **kwargs: Any,
     ) -> Self:
         r"""Make a CLIPN model that is ready for training from any CLIP: the "no" text encoder starts as a copy of the
         text encoder, the learnable prompts start at zero.
 
         Configurations of OpenAI checkpoints carry `eos_token_id=2`, which pools each text at its highest token id and
-        breaks as soon as tokens are added. It is replaced by the id of the tokenizer's end token when `clip` is an id
-        or folder with a tokenizer, and by `vocab_size - 1` otherwise.
+        breaks as soon as tokens are added. It is replaced by the id of the tokenizer's end token when `clip` is, or
+        was loaded from, an id or folder with a tokenizer, and by `vocab_size - 1` otherwise.
 
         The model remembers the CLIP as its `name_or_path`, and `revision` as its `clip_revision`, from which peft
         learns the base model of an adapter. Of a CLIPN it remembers nothing, because loading that again would give its
@@ -244,6 +251,8 @@ class CLIPNModel(CLIPModel):
                 the CLIP in it is used.
             dtype (`str` or `torch.dtype`, *optional*, defaults to `torch.float32`):
                 Of the new model, whatever that of `clip` is; `"auto"` keeps that of `clip`.
+            eos_token_id (`int`, *optional*):
+                The token that ends texts, at which they are pooled. By default that of `clip`, replaced as said above.
             kwargs:
                 `no_prompt_type`, `num_no_prompts`, `templates`, `no_templates`, as in [`CLIPNConfig`]; and with an id
                 or folder `attn_implementation`, `cache_dir`, `device_map`, `force_download`, `local_files_only`,
@@ -255,9 +264,10 @@ class CLIPNModel(CLIPModel):
         Raises:
             TypeError: `clip` is neither a [`CLIPModel`] nor an id or folder, or an argument that is not listed above
                 or does not go with a model.
-            ValueError: `clip` names a checkpoint that is not a CLIP, or `dtype` is not a floating-point type.
+            ValueError: `clip` names a checkpoint that is not a CLIP, `dtype` is not a floating-point type,
+                `eos_token_id` not a token, or the "no" prompts are none that [`CLIPNConfig`] accepts.
             OSError: There is no such checkpoint.
-            IncompleteCheckpointError: The checkpoint lacks weights of a CLIP.
+            IncompleteCheckpointError: The checkpoint is damaged or lacks weights of a CLIP.
 
         Example:
 
@@ -295,12 +305,19 @@ class CLIPNModel(CLIPModel):
             *("model_type", "architectures", "dtype", "transformers_version", "_name_or_path", "auto_map"),
         ):
             clip_config.pop(key, None)
-        config = CLIPNConfig(**{**clip_config, **prompts})
+        config = build_config(**{**clip_config, **prompts})
         if not isinstance(clip.config, CLIPNConfig):
             config.name_or_path = clip.name_or_path
         text_config: Any = config.text_config
-        if text_config.eos_token_id == 2:
-            text_config.eos_token_id = _end_token_id(source, text_config.vocab_size, loading)
+        if eos_token_id is not None:
+            if not 0 <= eos_token_id < text_config.vocab_size:
+                raise ValueError(
+                    f"`eos_token_id` must lie between 0 and {text_config.vocab_size - 1}, got {eos_token_id}; give "
+                    f"the id of the token that ends texts."
+                )
+            text_config.eos_token_id = eos_token_id
+        elif text_config.eos_token_id == 2:
+            text_config.eos_token_id = _end_token_id(source or clip.name_or_path, text_config.vocab_size, loading)
 
         model = cls(config)
         model.clip_revision = loading.get("revision")
@@ -544,7 +561,7 @@ def _unit_norm(features: Tensor) -> Tensor:
 
 
 def _check_argument(name: str) -> None:
-    known = sorted((*PROMPT_SETTINGS, *LOADING_ARGUMENTS, "dtype"))
+    known = sorted((*PROMPT_SETTINGS, *LOADING_ARGUMENTS, "dtype", "eos_token_id"))
     if name not in known:
         meant = difflib.get_close_matches(name, known, n=1)
         hint = f" Did you mean `{meant[0]}`?" if meant else ""
@@ -552,15 +569,20 @@ def _check_argument(name: str) -> None:
 
 
 def _load_clip(source: str, dtype: str | torch.dtype, loading: dict[str, Any]) -> CLIPModel:
-    config = AutoConfig.from_pretrained(source, **_hub_arguments(loading))
+    with refuse_damaged(source):
+        config = AutoConfig.from_pretrained(source, **_hub_arguments(loading))
     if not isinstance(config, CLIPConfig):
         raise ValueError(
             f"{source!r} is a checkpoint of type {config.model_type!r}, expected 'clip'; a CLIPN model can be built "
             f"from CLIP checkpoints only."
         )
-    loaded: Any = CLIPModel.from_pretrained(source, dtype=dtype, output_loading_info=True, **loading)
+    with refuse_damaged(source):
+        # Weights of other shapes are reported, and refused then.
+        loaded: Any = CLIPModel.from_pretrained(
+            source, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **loading
+        )
     clip, report = loaded
-    check_complete(source, "CLIPModel", report["missing_keys"])
+    check_complete(source, "CLIPModel", report["missing_keys"], report["mismatched_keys"])
     if isinstance(config, CLIPNConfig):
         clip.name_or_path = ""
     # The folder inside a repository cannot be told to peft, which knows repositories alone.
@@ -577,11 +599,25 @@ def _end_token_id(source: str | None, vocab_size: int, loading: dict[str, Any]) 
     """Id of the end token: the tokenizer's where `source` has one, else the last id of a CLIP vocabulary."""
     hub_arguments = _hub_arguments(loading)
     # AutoTokenizer answers even for a folder without a tokenizer, with an empty one.
-    if source is not None and any(find_file(source, n, **hub_arguments) for n in ("tokenizer.json", "vocab.json")):
+    if source and any(_has_file(source, name, hub_arguments) for name in ("tokenizer.json", "vocab.json")):
         end_token_id: int | None = AutoTokenizer.from_pretrained(source, **hub_arguments).eos_token_id
-        if end_token_id is not None:
+        if end_token_id is not None and end_token_id < vocab_size:
             return end_token_id
+    if vocab_size != ORIGINAL_VOCAB_SIZE:
+        logger.warning(
+            f"The configuration has `eos_token_id=2`, and no tokenizer says which token ends texts; {vocab_size - 1}, "
+            f"the last of the vocabulary, is assumed. If tokens were added, or rows to fill it up, pass "
+            f"`eos_token_id` to `CLIPNModel.from_clip`."
+        )
     return vocab_size - 1
+
+
+def _has_file(source: str, name: str, hub_arguments: dict[str, Any]) -> bool:
+    try:
+        return find_file(source, name, **hub_arguments) is not None
+    except (OSError, ValueError):
+        # A model object may remember a name that is neither a folder nor an id any more.
+        return False
 
 
 __all__ = ["CLIPNModel", "CLIPNOutput", "CLIPNTextEmbeddings"]

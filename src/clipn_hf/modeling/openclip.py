@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import CLIPConfig, CLIPModel
 
-from .configuration_clipn import CLIPNConfig
+from .configuration_clipn import CLIPNConfig, build_config
 from .modeling_clipn import CLIPNModel
 
 ACTIVATIONS = ("gelu", "quick_gelu")
@@ -262,10 +262,7 @@ def infer_config(
         prompts: dict[str, Any] = {"no_prompt_type": "handcrafted"}
         if "prompt_no" in weights:
             prompts = {"no_prompt_type": "learnable", "num_no_prompts": shape("prompt_no", 3)[0]}
-        for name, values in (("templates", templates), ("no_templates", no_templates)):
-            if values is not None:
-                prompts[name] = list(values)
-        config = CLIPNConfig(**sizes, **prompts)
+        config = build_config(**sizes, **prompts, templates=templates, no_templates=no_templates)
     _check_shapes(weights, config)
     return config
 

@@ -81,17 +81,24 @@ class CLIPNProcessor(ProcessorMixin):
         Args:
             labels (`Sequence[str]`): One text per class.
             no_templates (`Sequence[str]`, *optional*):
-                Defaults to the "no" templates of this processor, without them to its templates, and without those to
-                `clipn_hf.prompts.DEFAULT_TEMPLATES`.
+                Defaults to the "no" templates of this processor, and without them to its templates. It must be given
+                where the processor has neither, because those of the model depend on its "no" prompts.
 
         Returns:
             `list[str]`: `len(labels) * len(no_templates)` prompts; see [`~clipn_hf.prompts.fill_templates`].
 
         Raises:
-            TypeError, ValueError: As [`~clipn_hf.prompts.fill_templates`].
+            TypeError, ValueError:
+                As [`~clipn_hf.prompts.fill_templates`]; also when neither `no_templates` nor templates of this
+                processor are there.
         """
         if no_templates is None:
-            no_templates = self.no_templates or self.templates or DEFAULT_TEMPLATES
+            no_templates = self.no_templates or self.templates
+        if no_templates is None:
+            raise ValueError(
+                f"`no_templates` is missing, and this {type(self).__name__} has no templates; pass `no_templates`, "
+                f"such as those of the model, `model.config.no_templates`."
+            )
         return fill_templates(labels, no_templates)
 
 

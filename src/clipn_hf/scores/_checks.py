@@ -58,13 +58,20 @@ def check_pair(logits: Tensor, no_logits: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def check_temperature(temperature: object) -> None:
-    """Check that `temperature` is a positive, finite number.
+    """Check that `temperature` is a number that is positive and finite in float32.
 
     Raises:
         TypeError: It is not a number.
-        ValueError: It is zero, negative or not finite.
+        ValueError: In float32 it is zero, negative or not finite.
     """
     if isinstance(temperature, bool) or not isinstance(temperature, Real):
         raise TypeError(f"`temperature` must be a number, got {type(temperature).__name__} {temperature!r}.")
-    if not 0 < float(temperature) < math.inf:
-        raise ValueError(f"`temperature` must be positive and finite, got {temperature}.")
+    try:
+        rounded = torch.tensor(float(temperature), dtype=torch.float32, device="cpu").item()
+    except OverflowError:
+        rounded = math.inf
+    if not 0 < rounded < math.inf:
+        raise ValueError(
+            f"`temperature` must be positive and finite in float32, got {temperature}; give a number between 1e-44 "
+            f"and 3e38, such as 1.0."
+        )

@@ -33,7 +33,8 @@ def msp(logits: Tensor, temperature: float = 1.0) -> Tensor:
 
     Raises:
         TypeError: `logits` is not a tensor or `temperature` not a number.
-        ValueError: Fewer than two classes, another shape, a value that is not finite, or `temperature <= 0`.
+        ValueError: Fewer than two classes, another shape, a value that is not finite, or a `temperature` that is
+            not positive and finite in float32.
 
     Source: Hendrycks and Gimpel 2017, section 2.
 
@@ -93,7 +94,8 @@ def energy(logits: Tensor, temperature: float = 1.0) -> Tensor:
 
     Raises:
         TypeError: `logits` is not a tensor or `temperature` not a number.
-        ValueError: No classes, another shape, a value that is not finite, or `temperature <= 0`.
+        ValueError: No classes, another shape, a value that is not finite, or a `temperature` that is
+            not positive and finite in float32.
 
     Source: Liu et al. 2020, equation 4.
 
@@ -110,7 +112,7 @@ def energy(logits: Tensor, temperature: float = 1.0) -> Tensor:
     logits = check_matrix(logits, "logits")
     check_temperature(temperature)
     largest = logits.amax(dim=1).detach()  # (batch,)
-    # Only differences are divided, so that no temperature is too small.
+    # Only differences are divided: none is positive, so that a small temperature makes -inf at most, which counts 0.
     return -largest - temperature * ((logits - largest[:, None]) / temperature).logsumexp(dim=1)
 
 
@@ -130,7 +132,8 @@ def mcm(similarity: Tensor, temperature: float = 1.0) -> Tensor:
 
     Raises:
         TypeError: `similarity` is not a tensor or `temperature` not a number.
-        ValueError: Fewer than two classes, another shape, a value that is not finite, or `temperature <= 0`.
+        ValueError: Fewer than two classes, another shape, a value that is not finite, or a `temperature` that is
+            not positive and finite in float32.
 
     Source: Ming et al. 2022, section 3.
 
@@ -150,6 +153,6 @@ def mcm(similarity: Tensor, temperature: float = 1.0) -> Tensor:
 def _one_minus_max_softmax(logits: Tensor, temperature: float) -> Tensor:
     check_temperature(temperature)
     largest, best = logits.max(dim=1, keepdim=True)  # (batch, 1)
-    # Only differences are divided, so that no temperature is too small.
+    # Only differences are divided: none is positive, so that a small temperature makes -inf at most, which counts 0.
     probabilities = ((logits - largest.detach()) / temperature).softmax(dim=1)  # (batch, classes)
     return probabilities.scatter(1, best, 0.0).sum(dim=1)

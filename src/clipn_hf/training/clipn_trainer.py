@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_utils import EvalLoopOutput
+from transformers.trainer_utils import EvalLoopOutput, has_length
 from transformers.utils import logging
 
 from ..detector import OODDetector
@@ -152,7 +152,7 @@ class CLIPNTrainer(Trainer):
             # Without pairs there is still something to evaluate, which Trainer has to be told.
             eval_dataset={} if eval_dataset is None and id_dataset is not None else eval_dataset,
             processing_class=processing_class,
-            callbacks=[*(callbacks or []), _SetEpochCallback()],
+            callbacks=[*(callbacks or []), _SetEpochCallback(), _LogLastStepCallback()],
             optimizers=optimizers,
         )
         # The loss is a mean over the batch, so Trainer has to divide it by the number of accumulation steps.
@@ -161,6 +161,7 @@ class CLIPNTrainer(Trainer):
         self._loss_sums = {mode: torch.zeros(4, device=args.device) for mode in ("train", "eval")}
 
     def get_train_dataloader(self) -> DataLoader[Any]:
+        self._check_batch_size()
         if self.args.num_cached_views and self.train_dataset.image_embeds is None:
             folder = self.args.image_cache_dir or Path(str(self.args.output_dir)) / "_image_cache"
             # Whether the embeddings are computed or found must make no difference to what is drawn in training.
@@ -175,6 +176,25 @@ class CLIPNTrainer(Trainer):
                     num_workers=self.args.dataloader_num_workers,
                 )
         return super().get_train_dataloader()
+
+    def _check_batch_size(self) -> None:
+        """Find batches that can never be filled, or in which there is nothing to compare."""
+        per_device = self._train_batch_size
+        processes = 1 if self.accelerator.split_batches else self.args.world_size
+        if has_length(self.train_dataset):
+            rows = len(self.train_dataset)
+            if self.args.dataloader_drop_last and rows < per_device * processes:
+                raise ValueError(
+                    f"`train_dataset` has {rows} rows, fewer than the {per_device * processes} of one batch "
+                    f"({per_device} for each of {processes} processes), and `dataloader_drop_last=True` leaves out "
+                    f"incomplete batches, so no step would be made; lower `per_device_train_batch_size` to at most "
+                    f"{max(1, rows // processes)} or set `dataloader_drop_last=False`."
+                )
+        if per_device * (processes if self.args.gather_negatives else 1) == 1:
+            logger.warning(
+                "`per_device_train_batch_size=1` leaves a pair nothing to be compared with: `itbo_no_loss` has no "
+                "pairs and stays 0. Use larger batches; gradient accumulation does not make up for them."
+            )
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         # Gains, biases and logit_scale are all that has fewer than two dimensions.
@@ -371,18 +391,22 @@ class CLIPNTrainer(Trainer):
         """Write `README.md` into `output_dir`.
 
         Args:
-            language, license, tags, model_name, finetuned_from, dataset: As in [`~transformers.Trainer`].
+            language, license, tags, model_name, finetuned_from, dataset: As in [`~transformers.Trainer`]. The snippet
+                uses the address on the Hub where there is one, and paths within the folder otherwise.
             tasks, dataset_tags, dataset_args: Not used; the card knows its task.
             details: Further arguments of [`~clipn_hf.training.model_card.write_model_card`].
         """
         if self.is_world_process_zero():
+            hub_id = self.hub_model_id or self.args.hub_model_id
             write_model_card(
                 str(self.args.output_dir),
                 model=self.clipn,
                 processor=self.processing_class,
                 args=self.args,
                 log_history=self.state.log_history,
-                model_id=self.hub_model_id or self.args.hub_model_id or model_name,
+                # A name without its owner is no address.
+                model_id=hub_id if hub_id and "/" in hub_id else None,
+                model_name=model_name or hub_id,
                 base_model=finetuned_from,
                 dataset=", ".join(dataset) if isinstance(dataset, list) else dataset,
                 license=license,
@@ -401,3 +425,14 @@ class _SetEpochCallback(TrainerCallback):
         dataset = kwargs["train_dataloader"].dataset
         if hasattr(dataset, "set_epoch"):
             dataset.set_epoch(int(state.epoch or 0))
+
+
+class _LogLastStepCallback(TrainerCallback):
+    """Logs what was not logged yet when training ends, so that the shortest run has its losses in log and card."""
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if args.logging_strategy != "no" and (state.global_step >= state.max_steps or control.should_training_stop):
+            control.should_log = True
+
+    # A callback may also stop the training between two epochs.
+    on_epoch_end = on_step_end

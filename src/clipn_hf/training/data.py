@@ -26,6 +26,8 @@ from .rows import LOGGED_ROWS, RowReader, SkippedRows, UnusableRowError, row_ori
 
 MAX_REPLACEMENTS = 100  # Unusable rows in a row after which a data set counts as broken.
 
+_TEXT_TYPES = ("string", "large_string", "string_view")
+
 _BUILDERS = {
     ".parquet": "parquet",
     ".tar": "webdataset",
@@ -60,7 +62,8 @@ class ImageTextDataset(torch.utils.data.Dataset[dict[str, Any]]):
 
     Raises:
         TypeError: `rows` is not a `datasets.Dataset`.
-        ValueError: A column that is not there, no rows, templates without exactly one `{}`, a negative seed.
+        ValueError: A column that is not there, caption columns that hold something else than text, no rows, templates
+            without exactly one `{}`, a negative seed.
     """
 
     def __init__(
@@ -326,25 +329,32 @@ def load_labelled_images(
     source: str | os.PathLike[str] | Sequence[str],
     *,
     split: str = "train",
+    config_name: str | None = None,
     image_column: str = "image",
     label_column: str | None = "label",
+    label_names: Sequence[str] | None = None,
     filters: Mapping[str, Sequence[str]] | None = None,
 ) -> datasets.Dataset:
     """Load images for the evaluation of OOD detection, in the columns `image` (undecoded) and `label`.
 
     Args:
-        source, split, filters: As in [`load_image_text_dataset`].
+        source, split, config_name, filters: As in [`load_image_text_dataset`].
         image_column (`str`, *optional*, defaults to `"image"`): Column of the image.
         label_column (`str`, *optional*, defaults to `"label"`):
             Column of the class: a `ClassLabel`, or texts, which become one. `None` loads images alone, for OOD.
+        label_names (`Sequence[str]`, *optional*):
+            The classes in the order of their numbers, to be passed on as `id_labels` of [`CLIPNTrainer`]. With them,
+            the labels may also be mere numbers; texts get the number of their place in this list.
 
     Returns:
-        `datasets.Dataset` with the columns `image` and, with labels, `label` (`datasets.ClassLabel` with the names).
+        `datasets.Dataset` with the columns `image` and, with labels, `label`: a `datasets.ClassLabel` with the names
+        of the data set, or with `label_names` the numbers as they are.
 
     Raises:
-        ValueError: A column that is not there, no rows, or labels that are numbers without names.
+        ValueError: A column that is not there, no rows, labels that are numbers without names, or `label_names` that
+            do not cover the labels.
     """
-    rows = _filter_rows(_load_rows(source, split=split, config_name=None, streaming=False), filters)
+    rows = _filter_rows(_load_rows(source, split=split, config_name=config_name, streaming=False), filters)
     names = {image_column: "image", **({label_column: "label"} if label_column else {})}
     for column in names:
         _check_column(rows, column)
@@ -352,15 +362,46 @@ def load_labelled_images(
         raise ValueError(f"{source} has no rows in the split {split!r}; is the split or the filter right?")
     rows = undecoded(rows.select_columns(list(names)), image_column)
     if label_column:
-        feature = rows.features[label_column]
-        if not isinstance(feature, datasets.ClassLabel):
-            if getattr(feature, "dtype", None) not in ("string", "large_string"):
-                raise ValueError(
-                    f"The label column {label_column!r} must hold class names, as a ClassLabel or as texts, "
-                    f"got {feature}; convert it with `cast_column({label_column!r}, datasets.ClassLabel(names=…))`."
-                )
-            rows = rows.class_encode_column(label_column)
+        rows = _encode_labels(rows, label_column, label_names)
     return rows.rename_columns({old: new for old, new in names.items() if old != new})
+
+
+def _encode_labels(rows: datasets.Dataset, column: str, names: Sequence[str] | None) -> datasets.Dataset:
+    """Turn texts into class numbers, and check that the numbers have names."""
+    feature = rows.features[column]
+    kind = getattr(feature, "dtype", None) or ""
+    if kind in _TEXT_TYPES:
+        if names is None:
+            return rows.class_encode_column(column)
+        if strangers := sorted({str(value) for value in rows.unique(column)} - set(names)):
+            raise ValueError(
+                f"The label column {column!r} holds {strangers[0]!r}, which is none of the {len(names)} given names; "
+                "give all names as they are in the column."
+            )
+        return rows.cast_column(column, datasets.ClassLabel(names=list(names)))
+    if names is None:
+        if isinstance(feature, datasets.ClassLabel):
+            return rows
+        raise ValueError(
+            f"The label column {column!r} must hold class names, as a ClassLabel or as texts, got {feature}; give the "
+            f"names as `id_labels` or `label_names`, or convert it with "
+            f"`cast_column({column!r}, datasets.ClassLabel(names=…))`."
+        )
+    if "int" not in kind:
+        raise ValueError(f"The label column {column!r} must hold class numbers or class names, got {feature}.")
+    known = feature.num_classes if isinstance(feature, datasets.ClassLabel) else None
+    if known not in (None, len(names)):
+        raise ValueError(
+            f"The label column {column!r} has {known} classes, but {len(names)} names are given; give one for each "
+            "class, in the order of the class numbers."
+        )
+    numbers = rows.unique(column)
+    if wrong := [number for number in numbers if number is None or not 0 <= number < len(names)]:
+        raise ValueError(
+            f"The label column {column!r} holds {wrong[0]}, but the {len(names)} given names are for the numbers from "
+            f"0 to {len(names) - 1}; give one for each class."
+        )
+    return rows
 
 
 def _load_rows(
@@ -394,6 +435,19 @@ def _check_column(rows: Any, column: str) -> None:
         raise ValueError(f"The data set has no column {column!r}; it has {', '.join(rows.column_names)}.")
 
 
+def _check_captions(rows: Any, column: str) -> None:
+    feature = (rows.features or {}).get(column)
+    inner = feature.feature if isinstance(feature, datasets.List | datasets.LargeList) else feature
+    # Cells of a column without a type, or of JSON, are looked at when they are read.
+    if inner is None or isinstance(inner, datasets.Json):
+        return
+    if not (isinstance(inner, datasets.Value) and inner.dtype in (*_TEXT_TYPES, "null")):
+        raise ValueError(
+            f"The caption column {column!r} must hold texts or lists of texts, got {feature}; name another column in "
+            "`caption_columns`, or turn this one into texts with `map`."
+        )
+
+
 def _filter_rows(rows: Any, filters: Mapping[str, Sequence[str]] | None) -> Any:
     for column, values in (filters or {}).items():
         _check_column(rows, column)
@@ -419,6 +473,8 @@ def _build_reader(
         raise ValueError(f"`caption_columns` must be a list of column names, got {caption_columns!r}.")
     for column in (image_column, *caption_columns, *([group_column] if group_column else [])):
         _check_column(rows, column)
+    for column in caption_columns:
+        _check_captions(rows, column)
     templates = tuple(validate_templates(caption_templates, name="caption_templates"))
     return RowReader(image_column, tuple(caption_columns), group_column, templates, augmentation)
 

@@ -8,10 +8,12 @@ Everything in it is read off the run. What is not known becomes an HTML comment,
 import contextlib
 import importlib.metadata
 import io
+import json
 import os
 import platform
 import re
 import shutil
+import urllib.parse
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -19,12 +21,13 @@ from typing import Any
 
 import torch
 from huggingface_hub import ModelCard, ModelCardData
+from PIL import Image
 from transformers.utils import logging
 
 from ..detector import OODDetector
 from ..encoders import DualEncoder
 from ..files import atomic_path
-from ..images import ImageError
+from ..images import ImageError, load_image
 from ..modeling import CLIPNModel, CLIPNProcessor
 from ..modeling.description import describe_config
 from ..prompts import resolve_templates
@@ -109,6 +112,7 @@ def write_model_card(
     args: CLIPNTrainingArguments | None = None,
     log_history: Sequence[Mapping[str, Any]] = (),
     model_id: str | None = None,
+    model_name: str | None = None,
     base_model: str | None = None,
     dataset: str | None = None,
     num_pairs: int | None = None,
@@ -129,7 +133,9 @@ def write_model_card(
         processor ([`CLIPNProcessor`]): Its processor.
         args ([`CLIPNTrainingArguments`], *optional*): How it was trained.
         log_history (`Sequence[Mapping]`, *optional*): The log of the training, `trainer.state.log_history`.
-        model_id (`str`, *optional*): The id under which it is used; by default the name of `folder`.
+        model_id (`str`, *optional*):
+            The id on the Hub, `"owner/name"`. Without one, the snippet is for use in the folder of the checkpoint.
+        model_name (`str`, *optional*): The title. Defaults to the last part of `model_id`, or of `folder`.
         base_model (`str`, *optional*): Hub id or folder of the CLIP or CLIPN that training started from.
         dataset (`str`, *optional*): Hub id or path of the training pairs.
         num_pairs (`int`, *optional*): How many there are.
@@ -137,7 +143,7 @@ def write_model_card(
         results (`str`, *optional*): Markdown for the section on results, in place of what the log has on detection.
         sample_images (`Sequence[str]`, *optional*):
             Addresses or paths of images for the snippet, whose real output the card shows. Files are copied into
-            `samples/` in `folder` and are published with it.
+            `samples/` in `folder` and are published with it. Those that cannot be read are left out, with a warning.
         sample_labels (`Sequence[str]`, *optional*): The labels of the snippet.
         license, language (*optional*): Metadata of the card.
         tags (`Sequence[str]`, *optional*): Tags beside those that every CLIPN carries.
@@ -147,13 +153,12 @@ def write_model_card(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    model_id = model_id or folder.resolve().name
-    name = model_id.rpartition("/")[2]
+    name = (model_name or model_id or folder.resolve().name).rpartition("/")[2]
     tuning = args.tuning if args else "full"
     metrics = last_evaluation(log_history)
     measured = {} if results else detection_metrics(metrics)
-    images = _publish_samples(folder, sample_images, model_id)
-    shown_images = [published for published, _ in images] or ["picture.jpg"]
+    samples = _publish_samples(folder, sample_images, model_id)
+    shown_images = [published for published, _ in samples] or ["picture.jpg"]
     labels = list(sample_labels) or ["cat", "dog"]
 
     card_data = ModelCardData(
@@ -173,7 +178,7 @@ def write_model_card(
         name=name,
         summary=_summary(base_model, dataset),
         snippet=_snippet(model_id, shown_images, labels),
-        output=_run_samples(model, processor, images, labels) if images and sample_labels else None,
+        output=_run_samples(model, processor, samples, labels) if samples and sample_labels else None,
         results=results,
         ood_table=ood_table(measured),
         ood_note=ood_note(metrics, id_dataset, ood_dataset),
@@ -215,48 +220,62 @@ def _summary(base_model: str | None, dataset: str | None) -> str:
     return f"{text}."
 
 
-def _snippet(model_id: str, images: Sequence[str], labels: Sequence[str]) -> str:
-    quoted = ",\n".join(f'    "{image}"' for image in images)
-    listing = f'images = ["{images[0]}"]' if len(images) == 1 else f"images = [\n{quoted},\n]"
-    names = ", ".join(f'"{label}"' for label in labels)
+def _snippet(model_id: str | None, images: Sequence[str], labels: Sequence[str]) -> str:
+    quoted = [json.dumps(image, ensure_ascii=False) for image in images]
+    lines = ",\n".join(f"    {image}" for image in quoted)
+    listing = f"images = [{quoted[0]}]" if len(images) == 1 else f"images = [\n{lines},\n]"
+    names = ", ".join(json.dumps(label, ensure_ascii=False) for label in labels)
+    place = "" if model_id else "# Run it in the folder of this model.\n"
     return (
         f"import os\n\nfrom clipn_hf import pipeline\n\n"
-        f'detect = pipeline("ood-detection", model="{model_id}")\n'
+        f'{place}detect = pipeline("ood-detection", model="{model_id or "."}")\n'
         f"{listing}\n"
         f"results = detect(images, candidate_labels=[{names}])\n{_LOOP}"
     )
 
 
-def _publish_samples(folder: Path, sample_images: Sequence[str], model_id: str) -> list[tuple[str, str]]:
-    """Copy sample images that are files; give where each can be fetched, and where it is read now."""
-    images = []
-    for image in map(os.fspath, sample_images):
-        if image.startswith(("http://", "https://")):
-            images.append((image, image))
+def _publish_samples(
+    folder: Path, sample_images: Sequence[str], model_id: str | None
+) -> list[tuple[str, Image.Image]]:
+    """Copy sample images that are files; give where each can be read from, and the picture itself."""
+    samples: list[tuple[str, Image.Image]] = []
+    taken: set[str] = set()
+    for source in map(os.fspath, sample_images):
+        try:
+            picture = load_image(source)
+        except ImageError as error:
+            logger.warning(f"The model card leaves out the sample image {source}: {error.reason}")
             continue
-        copy = folder / "samples" / os.path.basename(image)
+        if source.startswith(("http://", "https://")):
+            samples.append((source, picture))
+            continue
+        stem, extension = os.path.splitext(os.path.basename(source))
+        name, number = f"{stem}{extension}", 1
+        while name in taken:
+            number += 1
+            name = f"{stem}-{number}{extension}"
+        taken.add(name)
+        copy = folder / "samples" / name
         copy.parent.mkdir(exist_ok=True)
-        if not (copy.exists() and os.path.samefile(image, copy)):
-            shutil.copyfile(image, copy)
-        images.append((f"https://huggingface.co/{model_id}/resolve/main/samples/{copy.name}", str(copy)))
-    return images
+        if not (copy.exists() and os.path.samefile(source, copy)):
+            shutil.copyfile(source, copy)
+        address = f"https://huggingface.co/{model_id}/resolve/main/samples/{urllib.parse.quote(name)}"
+        samples.append((address if model_id else f"samples/{name}", picture))
+    return samples
 
 
 def _run_samples(
-    model: CLIPNModel, processor: CLIPNProcessor, images: Sequence[tuple[str, str]], labels: Sequence[str]
-) -> str | None:
+    model: CLIPNModel, processor: CLIPNProcessor, samples: Sequence[tuple[str, Image.Image]], labels: Sequence[str]
+) -> str:
     """Run the snippet and give what it prints."""
     was_training = model.training
     try:
-        results = OODDetector(DualEncoder(model, processor), labels)([source for _, source in images])
-    except ImageError as error:
-        logger.warning(f"The model card shows no output: {error}")
-        return None
+        results = OODDetector(DualEncoder(model, processor), labels)([picture for _, picture in samples])
     finally:
         model.train(was_training)
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        exec(_LOOP, {"os": os, "images": [published for published, _ in images], "results": results})
+        exec(_LOOP, {"os": os, "images": [published for published, _ in samples], "results": results})
     return printed.getvalue().rstrip("\n")
 
 

@@ -26,7 +26,7 @@ LOGGED_ROWS = 3  # Unusable rows that each process reports at once; all of them 
 
 
 class UnusableRowError(ValueError):
-    """A row without a caption or with an image that cannot be read; the message says why."""
+    """A row with an image that cannot be read, without a caption or with one that is no text; the message says why."""
 
 
 class SkippedRows:
@@ -95,7 +95,10 @@ def read_image(value: Any) -> Image.Image:
             value = path if data is None else data
     if value is None:
         raise ImageError("the image", "the cell is empty.")
-    return load_image(value)
+    try:
+        return load_image(value)
+    except TypeError as error:
+        raise ImageError("the image", f"the cell holds a value of the type {type(value).__name__}.") from error
 
 
 def group_id(value: Any) -> int:
@@ -136,11 +139,16 @@ class RowReader:
         """Read everything of an example but its image.
 
         Raises:
-            UnusableRowError: None of the captions has a visible character.
+            UnusableRowError: None of the captions has a visible character, or one of them is no text.
         """
-        cells = [row[column] for column in self.caption_columns]
-        listed = [caption for cell in cells for caption in ([cell] if isinstance(cell, str) else cell or [])]
-        captions = [caption.strip() for caption in listed if caption and caption.strip()]
+        captions = []
+        for column in self.caption_columns:
+            cell = row[column]
+            for caption in cell if isinstance(cell, list | tuple) else [cell]:
+                if caption is not None and not isinstance(caption, str):
+                    raise UnusableRowError(f"The caption in {column} is no text but {type(caption).__name__}.")
+                if caption and caption.strip():
+                    captions.append(caption.strip())
         if not captions:
             raise UnusableRowError(f"There is no caption in {', '.join(self.caption_columns)}.")
         caption = captions[generator.integers(len(captions))]
