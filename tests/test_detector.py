@@ -131,6 +131,30 @@ def test_missing_verdict_is_explained_once(
     assert not caplog.records
 
 
+@every_method
+@pytest.mark.parametrize("delta", [None, 0.1])
+def test_calibrated_threshold_refuses_the_promised_share(
+    encoder: DualEncoder, method: str, delta: float | None
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    embeddings = torch.randn(100, 24, generator=generator)
+    detector = OODDetector(encoder, LABELS, method)
+    calibration = detector.calibrate(embeddings, max_id_rejection=0.1, delta=delta)
+    assert detector.threshold == calibration.threshold
+    assert (calibration.n, calibration.max_id_rejection, calibration.delta) == (100, 0.1, delta)
+    # floor(0.1 * 101) - 1 = 9 of 100 lie above; with confidence the binomial tail leaves fewer
+    above = sum(bool(result["is_ood"]) for result in detector.results(embeddings))
+    assert above == sum(detector.score(embeddings) > calibration.threshold)
+    assert above == 9 if delta is None else above < 9
+
+
+def test_too_few_images_for_the_promise(encoder: DualEncoder) -> None:
+    detector = OODDetector(encoder, LABELS, "mcm")
+    with pytest.raises(ValueError, match="19"):
+        detector.calibrate(IMAGES[:3])
+    assert detector.threshold is None
+
+
 def test_top_k_labels(encoder: DualEncoder) -> None:
     detector = OODDetector(encoder, LABELS)
     everything = detector(IMAGES, top_k=None)

@@ -126,7 +126,7 @@ IMPORTS: dict[str, set[str]] = {
     "modeling": {"dtypes", "files", "prompts"},
     "loading": {"modeling"},
     "encoders": {"dtypes", "images", "loading", "modeling", "prompts"},
-    "detector": {"encoders", "images", "methods", "prompts"},
+    "detector": {"calibration", "encoders", "images", "methods", "prompts"},
     "pipeline": {"detector", "encoders", "images", "methods", "prompts"},
 }
 TENSOR_LIBRARIES = {"torch", "numpy", "sklearn"}

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers.utils import logging
 
+from .calibration import Calibration, calibrate
 from .encoders import DualEncoder
 from .images import image_of, number_images
 from .methods import METHODS, NEEDS, Method, MethodInputs, Need, get_method, method_inputs
@@ -192,6 +193,44 @@ class OODDetector:
             return self._score(self._inputs(images))
         return torch.cat([torch.empty(0), *(self._score(self._inputs(x)) for x in self._embed(images, batch_size))])
 
+    def calibrate(
+        self,
+        id_images: Any,
+        max_id_rejection: float = 0.05,
+        delta: float | None = None,
+        batch_size: int = 32,
+    ) -> Calibration:
+        """Set the threshold so that at most a given share of ID images is called OOD, from held-out ID images.
+
+        See [`~clipn_hf.calibration.calibrate`] for what is promised, and under which conditions.
+
+        Args:
+            id_images: Images of the labels, or their embeddings, as for `score`; none that a method was fitted on.
+            max_id_rejection (`float`, *optional*, defaults to 0.05): Share of new ID images that may be called OOD.
+            delta (`float`, *optional*):
+                The promise holds with confidence `1 - delta`; by default on average over draws of `id_images`.
+            batch_size (`int`, *optional*, defaults to 32): Images per pass through the model.
+
+        Returns:
+            [`~clipn_hf.calibration.Calibration`]: The threshold, which the detector has from then on, and its promise.
+
+        Raises:
+            ImageError, TypeError, ValueError:
+                As for `score`; too few images for the promise (says how many are needed); a share outside (0, 1).
+
+        Example:
+
+        ```python
+        >>> calibration = detector.calibrate(photos)  # doctest: +SKIP
+        >>> calibration.promise  # doctest: +SKIP
+        'At most 5 % of new ID images like the calibration images are called unknown, on average over draws of the ...'
+
+        ```
+        """
+        calibration = calibrate(self.score(id_images, batch_size), max_id_rejection, delta=delta)
+        self.threshold = calibration.threshold
+        return calibration
+
     def results(self, image_embeddings: Tensor | npt.NDArray[Any], top_k: int | None = TOP_K) -> list[OODResult]:
         """Judge images by their embeddings.
 
@@ -240,7 +279,7 @@ class OODDetector:
             rules = _names(row for row in METHODS.values() if row.is_ood is not None)
             logger.warning_once(
                 f"`is_ood` is None, because method {self.method.name} decides by threshold alone; pass `threshold`, "
-                "for example the 0.95 quantile of its scores on images of your labels, or use one of "
+                "which `OODDetector.calibrate` finds with images of your labels, or use one of "
                 f"{rules} with a CLIPN model."
             )
 
