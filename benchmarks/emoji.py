@@ -69,10 +69,9 @@ def embed_style(encoder: DualEncoder, rows: datasets.Dataset, batch_size: int = 
     return torch.cat(parts)
 
 
-def evaluate_style(encoder: DualEncoder, rows: datasets.Dataset) -> dict[str, Any]:
+def evaluate_style(encoder: DualEncoder, rows: datasets.Dataset, images: torch.Tensor) -> dict[str, Any]:
     """All methods on one style: `{"id_top1": [mean, sd], "far": {method: {"auroc": …, "fpr95": …}}, "near": …}`."""
     concepts, names, categories = list(rows["concept"]), list(rows["name"]), list(rows["category"])
-    images = embed_style(encoder, rows)
     own = getattr(encoder.model.config, "templates", None)
     text, no_text = encoder.class_embeddings(names, None if own else TEMPLATES)
     values: dict[tuple[str, ...], list[float]] = {}
@@ -181,7 +180,9 @@ def main(dataset: Path, styles: list[str], models: dict[str, str], output: Path 
     results: dict[str, dict[str, Any]] = {}
     for name, folder in models.items():
         encoder = DualEncoder.from_pretrained(folder)
-        results[name] = {style: evaluate_style(encoder, rows[style]) for style in styles}
+        results[name] = {
+            style: evaluate_style(encoder, rows[style], embed_style(encoder, rows[style])) for style in styles
+        }
     print(as_markdown(results))
     if output:
         write_results(results, output)

@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import torch
 import yaml
-from emoji import TEST_STYLES, as_markdown, evaluate_style, load_rows, write_results
+from emoji import TEST_STYLES, as_markdown, embed_style, evaluate_style, load_rows, write_results
 
 from clipn_hf.encoders import DualEncoder
 
@@ -68,12 +69,15 @@ def main(
 ) -> None:
     rows = load_rows(dataset)
     results: dict[str, dict[str, Any]] = {}
+    images: dict[str, torch.Tensor] = {}
     for name in names:
         folder = runs / name.replace(",", "").replace(" ", "-").lower()
         if not (folder / "config.json").exists():
             train_row({**common, **ROWS[name]}, dataset, runs / "image_cache", folder)
         encoder = DualEncoder.from_pretrained(folder)
-        results[name] = {style: evaluate_style(encoder, rows[style]) for style in styles}
+        # The image encoder is that of the base in every row.
+        images = images or {style: embed_style(encoder, rows[style]) for style in styles}
+        results[name] = {style: evaluate_style(encoder, rows[style], images[style]) for style in styles}
     print(as_markdown(results))
     if output:
         write_results(results, output)
