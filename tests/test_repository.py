@@ -126,6 +126,9 @@ IMPORTS: dict[str, set[str]] = {
     "modeling": {"dtypes", "files", "prompts"},
     "loading": {"modeling"},
     "encoders": {"dtypes", "images", "loading", "modeling", "prompts"},
+    "digests": {"images", "modeling"},
+    "feature_cache": {"files"},
+    "features": {"digests", "encoders", "feature_cache", "images", "prompts"},
     "detector": {"calibration", "encoders", "images", "methods", "prompts"},
     "pipeline": {"detector", "encoders", "images", "methods", "prompts"},
 }

@@ -79,6 +79,19 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+cache_app = typer.Typer(help="See and delete the embeddings that are kept on disk.", no_args_is_help=True)
+app.add_typer(cache_app, name="cache")
+
+CacheDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--cache-dir",
+        metavar="FOLDER",
+        help="The folder of the cache.",
+        show_default="$CLIPN_HF_CACHE, or clipn_hf in $HF_HOME or ~/.cache",
+    ),
+]
+
 
 class Activation(StrEnum):
     """The activation functions of original checkpoints."""
@@ -392,6 +405,52 @@ def demo(
     with atomic_path(output) as partial:
         demo_sheet(samples).save(partial)
     print(f"The same as a picture: {output.resolve()}")
+
+
+@cache_app.command("info")
+def show_cache(cache_dir: CacheDir = None) -> None:
+    """Show which embeddings are kept and how large they are."""
+    from .feature_cache import cache_info
+
+    info = cache_info(cache_dir)
+    table = Table(box=None, pad_edge=False)
+    for heading in ("of", "model", "dtype", "embeddings", "size"):
+        number = heading in ("embeddings", "size")
+        table.add_column(heading, justify="right" if number else "left", no_wrap=heading != "model", overflow="fold")
+    for entry in info.entries:
+        kind = {"image": "images", "text": "texts", "no_text": '"no" texts'}[entry.kind]
+        model = printable(entry.model)
+        table.add_row(kind, Text(model), entry.dtype, f"{entry.embeddings:,}", _readable_size(entry.size_on_disk))
+    if info.entries:
+        Console(highlight=False).print(table)
+    print(printable(f"{_readable_size(info.size_on_disk)} in {info.folder}"))
+
+
+@cache_app.command("clear")
+def empty_cache(
+    cache_dir: CacheDir = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Delete all embeddings that are kept. They are computed again when they are needed."""
+    from .feature_cache import cache_info, clear_cache
+
+    info = cache_info(cache_dir)
+    if not info.entries:
+        print(printable(f"There is nothing to delete in {info.folder}"))
+        return
+    count = sum(entry.embeddings for entry in info.entries)
+    what = printable(f"{count:,} embeddings ({_readable_size(info.size_on_disk)}) in {info.folder}")
+    if not yes:
+        typer.confirm(f"Delete {what}?", abort=True)
+    clear_cache(cache_dir)
+    print(f"Deleted {what}")
+
+
+def _readable_size(size: int) -> str:
+    if size < 1000:
+        return f"{size} bytes"
+    power = min((len(str(size)) - 1) // 3, 4)
+    return f"{size / 1000**power:,.1f} {' kMGT'[power]}B"
 
 
 def _split_labels(text: str) -> list[str]:

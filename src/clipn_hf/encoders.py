@@ -178,6 +178,13 @@ class DualEncoder:
         """Whether the model has a "no" text encoder."""
         return hasattr(self.model, "get_no_text_features")
 
+    @property
+    def max_text_length(self) -> int:
+        """How many tokens of a text are used, with those that begin and end it."""
+        return int(
+            min(self.processor.tokenizer.model_max_length, self.model.config.text_config.max_position_embeddings)
+        )
+
     def pixel_values(self, images: Sequence[ImageSource], start: int | None = 0) -> Tensor:
         """Read images and prepare them for the image encoder.
 
@@ -205,8 +212,7 @@ class DualEncoder:
                 raise ImageError(f"{where} ({error.source})" if where else error.source, error.reason) from error
             except TypeError as error:
                 raise TypeError(f"Cannot read {where}: {error}" if where else str(error)) from error
-            image_processor = self.processor.image_processor
-            prepared.append(image_processor(_shorten(loaded, image_processor), return_tensors="pt")["pixel_values"])
+            prepared.append(prepare_image(loaded, self.processor.image_processor))
         return torch.cat(prepared)
 
     @torch.no_grad()
@@ -238,7 +244,7 @@ class DualEncoder:
             ValueError: The embeddings are not finite.
         """
         embeddings, cut = self._embed_texts(self.model.get_text_features, "text", prompts)
-        self._warn_of_cut([prompts[row] for row in cut])
+        warn_of_cut([prompts[row] for row in cut])
         return embeddings
 
     def no_text_embeddings(self, prompts: Sequence[str]) -> Tensor:
@@ -254,7 +260,7 @@ class DualEncoder:
                 "this package (`DualEncoder.from_pretrained()`)."
             )
         embeddings, cut = self._embed_texts(self.model.get_no_text_features, '"no" text', prompts)
-        self._warn_of_cut([prompts[row] for row in cut])
+        warn_of_cut([prompts[row] for row in cut])
         return embeddings
 
     def class_embeddings(
@@ -263,6 +269,7 @@ class DualEncoder:
         templates: Sequence[str] | None = None,
         no_templates: Sequence[str] | None = None,
         use_no_encoder: bool = True,
+        use_memory: bool = True,
     ) -> tuple[Tensor, Tensor | None]:
         """Embed labels, with the text encoder and with the "no" text encoder.
 
@@ -278,6 +285,8 @@ class DualEncoder:
                 of the model are learnable; else the attribute `no_templates`.
             use_no_encoder (`bool`, *optional*, defaults to `True`):
                 Whether to run the "no" text encoder, if there is one.
+            use_memory (`bool`, *optional*, defaults to `True`):
+                Whether results may be taken from those kept, and are kept.
 
         Returns:
             Two `torch.Tensor` of shape `(classes, dim)`, float32, unit norm, on the device of the model. The second is
@@ -289,20 +298,37 @@ class DualEncoder:
                 [`~clipn_hf.prompts.validate_templates`] refuse; embeddings that are not finite.
         """
         labels = validate_labels(labels)
-        if no_templates is None:
-            learnable = getattr(self.model.config, "no_prompt_type", None) == "learnable"
-            no_templates = templates if templates is not None and learnable else self.no_templates
-        templates = validate_templates(self.templates if templates is None else templates)
-        no_templates = validate_templates(no_templates, name="no_templates")
-        state = self._weights_state()
+        templates, no_templates = self.label_templates(templates, no_templates)
+        state = self._weights_state() if use_memory else None
         cut: dict[str, None] = {}
         text = self._embed_labels(self.model.get_text_features, "text", labels, templates, state, cut)
         no_text = None
         if self.has_no_encoder and use_no_encoder:
             encode = self.model.get_no_text_features
             no_text = self._embed_labels(encode, '"no" text', labels, no_templates, state, cut)
-        self._warn_of_cut(list(cut))
+        warn_of_cut(list(cut))
         return text, no_text
+
+    def label_templates(
+        self, templates: Sequence[str] | None = None, no_templates: Sequence[str] | None = None
+    ) -> tuple[list[str], list[str]]:
+        """Find the templates that `class_embeddings` uses.
+
+        Args:
+            templates (`Sequence[str]`, *optional*): As for `class_embeddings`.
+            no_templates (`Sequence[str]`, *optional*): As for `class_embeddings`.
+
+        Returns:
+            Two `list[str]`: For the text encoder and for the "no" text encoder.
+
+        Raises:
+            TypeError, ValueError: Templates that [`~clipn_hf.prompts.validate_templates`] refuses.
+        """
+        if no_templates is None:
+            learnable = getattr(self.model.config, "no_prompt_type", None) == "learnable"
+            no_templates = templates if templates is not None and learnable else self.no_templates
+        templates = validate_templates(self.templates if templates is None else templates)
+        return templates, validate_templates(no_templates, name="no_templates")
 
     def _embed_labels(
         self,
@@ -310,18 +336,20 @@ class DualEncoder:
         kind: str,
         labels: list[str],
         templates: list[str],
-        weights_state: tuple[Any, ...],
+        weights_state: tuple[Any, ...] | None,
         cut: dict[str, None],
     ) -> Tensor:
-        """Embeddings `(classes, dim)` of labels, from the cache where they are there. Adds cut labels to `cut`."""
+        """Embeddings `(classes, dim)` of labels, anew without state of the weights. Adds cut labels to `cut`."""
         key = (kind, tuple(labels), tuple(templates), weights_state)
-        if key in self._label_embeddings:
+        if weights_state is not None and key in self._label_embeddings:
             self._label_embeddings.move_to_end(key)
             return self._label_embeddings[key]
         prompts = fill_templates(labels, templates)
         embeddings, cut_rows = self._embed_texts(encode, kind, prompts)
         cut.update(dict.fromkeys(labels[row // len(templates)] for row in cut_rows))
         embeddings = normalize(embeddings.unflatten(0, (len(labels), len(templates))).mean(dim=1), dim=-1)
+        if weights_state is None:
+            return embeddings
         self._label_embeddings[key] = embeddings
         if len(self._label_embeddings) > MAX_CACHED_LABEL_SETS:
             self._label_embeddings.popitem(last=False)
@@ -347,7 +375,7 @@ class DualEncoder:
     def _embed_texts(self, encode: Callable[..., Any], kind: str, prompts: Sequence[str]) -> tuple[Tensor, list[int]]:
         """Embeddings `(prompts, dim)`, and the rows of the prompts that had to be cut."""
         tokenizer = self.processor.tokenizer
-        max_length = min(tokenizer.model_max_length, self.model.config.text_config.max_position_embeddings)
+        max_length = self.max_text_length
         embeddings, cut = [], []
         for start in range(0, len(prompts), TEXT_BATCH_SIZE):
             batch = list(prompts[start : start + TEXT_BATCH_SIZE])
@@ -362,11 +390,6 @@ class DualEncoder:
             )
             embeddings.append(self._unit_norm(features.pooler_output, kind))
         return torch.cat(embeddings), cut
-
-    def _warn_of_cut(self, texts: list[str]) -> None:
-        for text in texts:
-            shown = text if len(text) <= 60 else f"{text[:60]}…"
-            logger.warning(f"{shown!r} is too long for the text encoder, and its end is ignored: shorten it.")
 
     def _unit_norm(self, features: Tensor, kind: str) -> Tensor:
         embeddings = normalize(features.float(), dim=-1)
@@ -398,6 +421,27 @@ def _check_tokenizer(model: Any, tokenizer: Any) -> None:
             f"{'the last' if end_token_id == 2 else end_token_id}. Put tokenizer.json and tokenizer_config.json of "
             f"the model beside it, or pass `processor`."
         )
+
+
+def prepare_image(image: Image.Image, image_processor: Any) -> Tensor:
+    """Prepare one image for an image encoder, as `DualEncoder.pixel_values` describes.
+
+    Args:
+        image (`PIL.Image.Image`): As [`~clipn_hf.images.load_image`] gives it.
+        image_processor: That of the model.
+
+    Returns:
+        `torch.Tensor` of shape `(1, channels, height, width)`, float32.
+    """
+    pixel_values: Tensor = image_processor(_shorten(image, image_processor), return_tensors="pt")["pixel_values"]
+    return pixel_values
+
+
+def warn_of_cut(texts: Sequence[str]) -> None:
+    """Say on the log which texts were too long for the text encoder."""
+    for text in texts:
+        shown = text if len(text) <= 60 else f"{text[:60]}…"
+        logger.warning(f"{shown!r} is too long for the text encoder, and its end is ignored: shorten it.")
 
 
 def _is_of_the_base(model: Any, processor: Any) -> bool:

@@ -98,6 +98,28 @@ def load_image(source: ImageSource) -> Image.Image:
 
     ```
     """
+    content = read_content(source)
+    if isinstance(content, Image.Image):
+        return content
+    name = _describe(source)
+    with _open(content, name) as image:
+        return _to_rgb(image, name)
+
+
+def read_content(source: ImageSource) -> bytes | Image.Image:
+    """Read all that decides about one picture, without decoding a file.
+
+    Args:
+        source: What [`load_image`] reads.
+
+    Returns:
+        The `bytes` of a file; of a PIL image or an array the `PIL.Image.Image` that [`load_image`] gives. For
+        [`load_image`] either is as good as `source`.
+
+    Raises:
+        ImageError: The source is missing, not a regular file or empty, or its pixels cannot be used.
+        TypeError: As [`load_image`].
+    """
     name = _describe(source)
     if isinstance(source, np.ndarray):
         return _from_array(source, name)
@@ -106,8 +128,7 @@ def load_image(source: ImageSource) -> Image.Image:
     data = _read(source, name)
     if not data:
         raise ImageError(name, "it is empty (0 bytes). Copy or download it again.")
-    with _open(data, name) as image:
-        return _to_rgb(image, name)
+    return data
 
 
 def find_images(paths: Iterable[str | os.PathLike[str]], recursive: bool = False) -> list[str]:

@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Embeddings of all training images, computed once: CLIPN never changes the image encoder."""
 
-import hashlib
 import json
 import os
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 from transformers.utils import logging
 
+from ..digests import image_encoder_settings, settings_digest
 from ..files import atomic_path
 from ..modeling import CLIPNModel, CLIPNProcessor
 from .data import ImageTextDataset
@@ -41,9 +41,9 @@ def build_image_cache(
 
     One view is the image as the processor prepares it; several are drawn with `dataset.augmentation`. The file is
     named by a digest of everything the numbers depend on: the rows (files named by a path count with their size and
-    time of change), the weights of the image encoder, the image processor, the augmentation, the number of views and
-    the seed. It takes `rows * num_views * dim * 4` bytes and appears only when it is complete. In a distributed run,
-    the first process of each machine computes and the others wait for it.
+    time of change), the image encoder and the image processor, the augmentation, the number of views and the seed. It
+    takes `rows * num_views * dim * 4` bytes and appears only when it is complete. In a distributed run, the first
+    process of each machine computes and the others wait for it.
 
     Args:
         model ([`CLIPNModel`]): Runs on the device and in the dtype it is in; left as it was.
@@ -71,7 +71,7 @@ def build_image_cache(
     folder = Path(folder)
     with PartialState().local_main_process_first():
         settings = _settings(model, dataset, processor, num_views)
-        name = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:32]
+        name = settings_digest(settings)[:32]
         path, record = folder / f"{name}.npy", folder / f"{name}.json"
         if not path.exists():
             folder.mkdir(parents=True, exist_ok=True)
@@ -153,20 +153,8 @@ def _settings(
     return {
         "format": _FORMAT,
         "dataset": dataset.fingerprint(),
-        "weights": _weights_digest(model),
-        "image_processor": processor.image_processor.to_dict(),
+        "encoder": image_encoder_settings(model, processor.image_processor),
         "views": num_views,
         "augmentation": None if num_views == 1 else repr(augmentation),
         "seed": None if num_views == 1 else dataset.seed,
     }
-
-
-def _weights_digest(model: CLIPNModel) -> str:
-    """Compute SHA-256 of the image encoder and its projection: names, shapes, dtypes and values."""
-    digest = hashlib.sha256()
-    modules = {"vision_model": model.vision_model, "visual_projection": model.visual_projection}
-    for module_name, module in modules.items():
-        for name, tensor in module.state_dict().items():
-            digest.update(f"{module_name}.{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-            digest.update(tensor.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy())
-    return digest.hexdigest()

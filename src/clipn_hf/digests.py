@@ -1,0 +1,170 @@
+# Copyright 2026 The clipn-hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""Digests of images, and lists of everything else that an embedding depends on."""
+
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from PIL import Image
+from transformers import CLIPModel
+
+from .images import ImageSource, read_content
+from .modeling import CLIPNModel
+
+Kind = Literal["image", "text", "no_text"]
+
+_FORMAT = 1  # To be raised whenever this package would make other numbers of the same image, text and settings.
+
+# What runs in these classes for one kind of embedding. Of any other class everything counts, for want of knowledge.
+_PARTS: Mapping[Kind, tuple[str, str]] = {
+    "image": ("vision_model.", "visual_projection."),
+    "text": ("text_model.", "text_projection."),
+    "no_text": ("no_text_model.", "no_text_projection."),
+}
+# Entries of configurations that say where something was found or who wrote it, or that take part in another way.
+_IRRELEVANT = frozenset(
+    {
+        "_name_or_path",
+        "architectures",
+        "base_model_name_or_path",
+        "dtype",
+        "id2label",
+        "inference_mode",
+        "label2id",
+        "no_templates",
+        "revision",
+        "templates",
+        "transformers_version",
+    }
+)
+_ADAPTER_STATE = ("active_adapters", "disable_adapters", "merged_adapters", "scaling")
+
+
+def image_digest(image: ImageSource) -> tuple[bytes, bytes | Image.Image]:
+    """Compute SHA-256 of an image: of the bytes of its file, or of its pixels if there is no file.
+
+    Args:
+        image: What [`~clipn_hf.images.load_image`] reads.
+
+    Returns:
+        `tuple`: The 32 bytes of the digest, and what it is of. Let [`~clipn_hf.images.load_image`] read that in place
+        of `image`, because a file may change between two readings.
+
+    Raises:
+        ImageError, TypeError: As [`~clipn_hf.images.load_image`], for what can be told without decoding a file.
+    """
+    content = read_content(image)
+    if isinstance(content, bytes):
+        return hashlib.sha256(b"file\0" + content).digest(), content
+    pixels = f"pixels\0{content.width}x{content.height}\0".encode() + content.tobytes()
+    return hashlib.sha256(pixels).digest(), content
+
+
+def settings_digest(settings: Mapping[str, Any]) -> str:
+    """Compute SHA-256 of settings, in hexadecimal; the order of their names does not matter."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def image_encoder_settings(model: Any, image_processor: Any) -> dict[str, Any]:
+    """List everything that the embedding of an image depends on, besides the image.
+
+    Args:
+        model ([`~transformers.CLIPModel`] or [`CLIPNModel`], with or without a peft adapter): The model.
+        image_processor: Prepares the images.
+
+    Returns:
+        `dict`: Of what JSON knows. The text encoders do not count, so a CLIP and the CLIPN made from it share it.
+    """
+    return {
+        **_encoder_settings(model, "image"),
+        # Its own settings call the implementations in Pillow and in torch, whose numbers differ, by one name.
+        "image_processor": _plain({"class": _class_name(image_processor), **image_processor.to_dict()}),
+    }
+
+
+def text_encoder_settings(model: Any, kind: Kind, tokenizer: Any, max_length: int) -> dict[str, Any]:
+    """List everything that the embedding of a text depends on, besides its tokens.
+
+    Args:
+        model ([`~transformers.CLIPModel`] or [`CLIPNModel`], with or without a peft adapter): The model.
+        kind (`"text"` or `"no_text"`): Which of its encoders.
+        tokenizer: Cuts and pads the texts.
+        max_length (`int`): Longer texts are cut.
+
+    Returns:
+        `dict`: Of what JSON knows.
+    """
+    names = ("pad_token_id", "bos_token_id", "eos_token_id", "padding_side", "truncation_side")
+    return {
+        **_encoder_settings(model, kind),
+        "tokenizer": {name: getattr(tokenizer, name, None) for name in names},
+        "max_length": max_length,
+    }
+
+
+def _encoder_settings(model: Any, kind: Kind) -> dict[str, Any]:
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    known = type(base) in (CLIPModel, CLIPNModel)
+    parts = _PARTS[kind] if known else ("",)
+    config = base.config.to_dict()
+    if known:
+        own = "vision_config" if kind == "image" else "text_config"
+        config = {own: config[own], "no_prompts": config.get("no_prompt_type") if kind == "no_text" else None}
+    # Factors and switches of adapters are neither weights nor configuration.
+    modules = {
+        name: [_class_name(module), *(str(getattr(module, state, None)) for state in _ADAPTER_STATE)]
+        for name, module in base.named_modules()
+        if f"{name}.".startswith(parts)
+    }
+    # Adapters of one encoder leave the others as they were.
+    adapted = any(class_name.startswith("peft.") for class_name, *_ in modules.values())
+    adapters = getattr(model, "peft_config", None) if adapted else None
+    return {
+        "format": _FORMAT,
+        "weights": _weights_digest(base, parts),
+        "modules": settings_digest(modules),
+        "config": _plain(config),
+        "adapters": _plain({name: adapter.to_dict() for name, adapter in (adapters or {}).items()}),
+        "dtype": str(base.dtype),
+        "device": base.device.type,
+        "versions": {name: _version(name) for name in ("pillow", "torch", "torchvision", "transformers")},
+    }
+
+
+def _weights_digest(model: Any, parts: tuple[str, ...]) -> str:
+    """Compute SHA-256 of the weights in some parts of a model: names, shapes, dtypes and values."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        if name.startswith(parts):
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+            digest.update(tensor.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _class_name(instance: Any) -> str:
+    return f"{type(instance).__module__}.{type(instance).__qualname__}"
+
+
+def _plain(value: Any) -> Any:
+    """What JSON knows, the same in every process, without the irrelevant entries of configurations."""
+    if isinstance(value, Mapping):
+        return {str(name): _plain(item) for name, item in value.items() if name not in _IRRELEVANT}
+    if isinstance(value, set | frozenset):
+        return sorted(map(str, value))
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+__all__ = ["Kind", "image_digest", "image_encoder_settings", "settings_digest", "text_encoder_settings"]

@@ -1,0 +1,359 @@
+# Copyright 2026 The clipn-hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""One pass over the images for all methods: embeddings of data sets and of label sets, kept on disk.
+
+An embedding is found again by the content of its image (or the tokens of its texts) together with everything else it
+depends on, so it never stands in for another one: a file that changes under the same name, other weights, another
+image processor or another dtype lead to an embedding of their own.
+"""
+
+import contextlib
+import hashlib
+import itertools
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+from transformers.utils import logging
+
+from .digests import Kind, image_digest, image_encoder_settings, settings_digest, text_encoder_settings
+from .encoders import DualEncoder, prepare_image, warn_of_cut
+from .feature_cache import FeatureStore, default_cache_dir
+from .images import ImageError, NumberedImages, load_image, number_images
+from .prompts import fill_templates, validate_labels
+
+logger = logging.get_logger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """Embeddings of a data set.
+
+    Args:
+        embeddings (`torch.Tensor` of shape `(readable, dim)`):
+            Float32, unit norm, on the CPU, in the order of the data.
+        rows (`torch.Tensor` of shape `(readable,)`): The position of each image in the data set, int64.
+        digests (`list[str]`):
+            SHA-256 of each image in hexadecimal: of the bytes of its file, or of its pixels where there is no file.
+        skipped (`dict[int, str]`): The positions of the images that cannot be read, and why.
+        num_encoded (`int`): How many images went through the model; the others were in the cache, or came repeatedly.
+        labels (`list`, *optional*): The label of each readable image.
+    """
+
+    embeddings: Tensor
+    rows: Tensor
+    digests: list[str]
+    skipped: dict[int, str]
+    num_encoded: int
+    labels: list[Any] | None = None
+
+    def __len__(self) -> int:
+        return len(self.digests)
+
+
+def extract_features(
+    images: Any,
+    encoder: DualEncoder,
+    *,
+    labels: Sequence[Any] | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    use_cache: bool = True,
+    batch_size: int = 32,
+    num_workers: int = 0,
+    progress: bool = True,
+) -> Features:
+    """Embed a data set, and keep the embeddings on disk.
+
+    What is in the cache is not computed again: a second pass reads and hashes the files of the images, but does not
+    decode them. Embeddings are written as the pass goes, so that an interrupted one continues where it was. Images
+    that cannot be read are left out, counted and named on the log.
+
+    Args:
+        images: Whatever [`~clipn_hf.images.number_images`] takes: a list of paths, a `datasets.Dataset`, ….
+        encoder ([`DualEncoder`]): Embeds them, on its device and in its dtype.
+        labels (`Sequence`, *optional*): One label per image, in the order of the images.
+        cache_dir (`str` or `os.PathLike`, *optional*):
+            Folder of the cache, by default that of [`~clipn_hf.feature_cache.default_cache_dir`].
+        use_cache (`bool`, *optional*, defaults to `True`): Whether to read and write the cache.
+        batch_size (`int`, *optional*, defaults to 32): Images per pass through the model.
+        num_workers (`int`, *optional*, defaults to 0):
+            Processes that read and prepare images. What has no length is read in this process in any case.
+        progress (`bool`, *optional*, defaults to `True`): Whether to show a bar, if there is a terminal.
+
+    Returns:
+        [`Features`]: Of the readable images.
+
+    Raises:
+        TypeError: `images` holds something that is no image.
+        ValueError:
+            There are no images or none that can be read, `labels` has another length, `batch_size` or `num_workers` is
+            out of range, or the embeddings are not finite.
+
+    Example:
+
+    ```python
+    >>> from clipn_hf import DualEncoder
+    >>> from clipn_hf.features import extract_features
+    >>> features = extract_features(["cat.jpg", "car.jpg"], DualEncoder.from_pretrained())  # doctest: +SKIP
+    >>> features.embeddings.shape  # doctest: +SKIP
+    torch.Size([2, 129])
+
+    ```
+    """
+    if batch_size < 1:
+        raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
+    if num_workers < 0:
+        raise ValueError(f"`num_workers` must be 0 or more, got {num_workers}.")
+    numbered = number_images(images)
+    if numbered is None:
+        numbered = NumberedImages([images])
+    total = len(numbered) if isinstance(numbered, NumberedImages) else None
+    if total is not None:
+        _check_count(labels, total)
+    digests: dict[int, bytes] = {}
+    skipped: dict[int, str] = {}
+    num_encoded = 0
+    with _evaluation_mode(encoder):
+        image_processor = encoder.processor.image_processor
+        settings = image_encoder_settings(encoder.model, image_processor)
+        store = _open_store("image", settings, encoder, cache_dir, use_cache)
+        preparation = _Preparation(image_processor, store.digests())
+        batches = _read_batches(numbered, preparation, batch_size, num_workers)
+        try:
+            with tqdm(total=total, desc="Features", unit=" images", disable=None if progress else True) as bar:
+                for batch in batches:
+                    for row, outcome in batch.outcomes:
+                        if isinstance(outcome, bytes):
+                            digests[row] = outcome
+                        else:
+                            skipped[row] = outcome
+                    # An image may come repeatedly.
+                    new = {digest: index for index, digest in enumerate(batch.prepared) if digest not in store}
+                    if new and batch.pixel_values is not None:
+                        embeddings = encoder.image_embeddings(batch.pixel_values[list(new.values())])
+                        store.add(list(new), embeddings.cpu().numpy())
+                        num_encoded += len(new)
+                    bar.update(len(batch.outcomes))
+        finally:
+            store.flush()
+    count = len(digests) + len(skipped)
+    _check_count(labels, count)
+    _report_skipped(skipped, count)
+    return Features(
+        embeddings=torch.from_numpy(store.get(list(digests.values()))),
+        rows=torch.tensor(list(digests)),
+        digests=[digest.hex() for digest in digests.values()],
+        skipped=skipped,
+        num_encoded=num_encoded,
+        labels=None if labels is None else [_plain_label(labels[row]) for row in digests],
+    )
+
+
+def cached_class_embeddings(
+    encoder: DualEncoder,
+    labels: Sequence[str],
+    templates: Sequence[str] | None = None,
+    no_templates: Sequence[str] | None = None,
+    use_no_encoder: bool = True,
+    *,
+    cache_dir: str | os.PathLike[str] | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """Embed labels as [`DualEncoder.class_embeddings`] does, and keep the embeddings on disk.
+
+    Each label is found by itself, so label sets that overlap share what they have in common.
+
+    Args:
+        encoder ([`DualEncoder`]): Embeds them.
+        labels (`Sequence[str]`): One text per class.
+        templates (`Sequence[str]`, *optional*): As for [`DualEncoder.class_embeddings`].
+        no_templates (`Sequence[str]`, *optional*): As for [`DualEncoder.class_embeddings`].
+        use_no_encoder (`bool`, *optional*, defaults to `True`): As for [`DualEncoder.class_embeddings`].
+        cache_dir (`str` or `os.PathLike`, *optional*):
+            Folder of the cache, by default that of [`~clipn_hf.feature_cache.default_cache_dir`].
+
+    Returns:
+        Two `torch.Tensor` of shape `(classes, dim)`, float32, unit norm, on the device of the model. The second is
+        None without a "no" text encoder.
+
+    Raises:
+        TypeError, ValueError: As [`DualEncoder.class_embeddings`].
+    """
+    labels = validate_labels(labels)
+    templates, no_templates = encoder.label_templates(templates, no_templates)
+    banks: dict[Kind, list[str]] = {"text": templates}
+    if use_no_encoder and encoder.has_no_encoder:
+        banks["no_text"] = no_templates
+    tokenizer, max_length = encoder.processor.tokenizer, encoder.max_text_length
+    with _evaluation_mode(encoder):
+        stores: dict[Kind, FeatureStore] = {}
+        digests: dict[Kind, list[bytes]] = {}
+        too_long: set[int] = set()
+        for kind, own_templates in banks.items():
+            settings = text_encoder_settings(encoder.model, kind, tokenizer, max_length)
+            stores[kind] = _open_store(kind, settings, encoder, cache_dir, use_cache=True)
+            tokens = tokenizer(fill_templates(labels, own_templates), verbose=False)["input_ids"]
+            by_label = [
+                tokens[start : start + len(own_templates)] for start in range(0, len(tokens), len(own_templates))
+            ]
+            digests[kind] = [hashlib.sha256(repr(prompts).encode()).digest() for prompts in by_label]
+            too_long |= {row for row, prompts in enumerate(by_label) if max(map(len, prompts)) > max_length}
+        missing = [
+            row for row in range(len(labels)) if any(digests[kind][row] not in store for kind, store in stores.items())
+        ]
+        # Of the labels that are encoded, the encoder says it.
+        warn_of_cut([labels[row] for row in sorted(too_long.difference(missing))])
+        if missing:
+            # What the encoder remembers was found by less than what the digests are of.
+            computed = encoder.class_embeddings(
+                [labels[row] for row in missing],
+                templates,
+                no_templates,
+                use_no_encoder="no_text" in banks,
+                use_memory=False,
+            )
+            for (kind, store), embeddings in zip(stores.items(), computed, strict=False):
+                assert embeddings is not None
+                # Labels that differ may have the same tokens, such as those that differ in case.
+                new = {
+                    digests[kind][row]: index for index, row in enumerate(missing) if digests[kind][row] not in store
+                }
+                if new:
+                    store.add(list(new), embeddings[list(new.values())].cpu().numpy())
+                    store.flush()
+    text, no_text = (
+        torch.from_numpy(stores[kind].get(digests[kind])).to(encoder.device) if kind in stores else None
+        for kind in ("text", "no_text")
+    )
+    assert text is not None
+    return text, no_text
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """What reading some images gave.
+
+    Args:
+        outcomes (`list` of `(int, bytes)` or `(int, str)`): Position and digest, or why the image cannot be read.
+        prepared (`list[bytes]`): Digests of the images that are to be encoded.
+        pixel_values (`torch.Tensor` of shape `(len(prepared), channels, height, width)`, *optional*): The same images.
+    """
+
+    outcomes: list[tuple[int, bytes | str]]
+    prepared: list[bytes]
+    pixel_values: Tensor | None
+
+
+class _Preparation:
+    """Reads images, and prepares those that are not known. It has no model, which other processes could not use."""
+
+    def __init__(self, image_processor: Any, known: frozenset[bytes]) -> None:
+        self.image_processor = image_processor
+        self.known = known
+
+    def __call__(self, row: int, image: Any) -> tuple[int, bytes | str, Tensor | None]:
+        if image is None:
+            return row, "there is no image.", None
+        try:
+            digest, content = image_digest(image)
+            if digest in self.known:
+                return row, digest, None
+            return row, digest, prepare_image(load_image(content), self.image_processor)
+        except ImageError as error:
+            path = f"{os.fspath(image)}: " if isinstance(image, str | os.PathLike) else ""
+            return row, f"{path}{error.reason}", None
+        except TypeError as error:
+            raise TypeError(f"Cannot read image {row}: {error}") from error
+
+
+class _PreparedImages(Dataset[tuple[int, bytes | str, Tensor | None]]):
+    def __init__(self, images: NumberedImages, preparation: _Preparation) -> None:
+        self.images = images
+        self.preparation = preparation
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[int, bytes | str, Tensor | None]:
+        try:
+            row, image = self.images[index]
+        except ImageError as error:
+            return index, error.reason, None
+        return self.preparation(row, image)
+
+
+def _collate(items: Sequence[tuple[int, bytes | str, Tensor | None]]) -> _Batch:
+    prepared = [(digest, values) for _, digest, values in items if values is not None and isinstance(digest, bytes)]
+    return _Batch(
+        outcomes=[(row, outcome) for row, outcome, _ in items],
+        prepared=[digest for digest, _ in prepared],
+        pixel_values=torch.cat([values for _, values in prepared]) if prepared else None,
+    )
+
+
+def _read_batches(
+    numbered: NumberedImages | Iterator[tuple[int, Any]], preparation: _Preparation, batch_size: int, num_workers: int
+) -> Iterable[_Batch]:
+    if isinstance(numbered, NumberedImages):
+        return DataLoader(
+            _PreparedImages(numbered, preparation),
+            batch_size=batch_size,
+            num_workers=num_workers,
+            collate_fn=_collate,
+        )
+    chunks = iter(lambda: list(itertools.islice(numbered, batch_size)), [])
+    return (_collate([preparation(row, image) for row, image in chunk]) for chunk in chunks)
+
+
+def _open_store(
+    kind: Kind,
+    settings: dict[str, Any],
+    encoder: DualEncoder,
+    cache_dir: str | os.PathLike[str] | None,
+    use_cache: bool,
+) -> FeatureStore:
+    folder = (default_cache_dir() if cache_dir is None else cache_dir) if use_cache else None
+    name = encoder.model.name_or_path or type(encoder.model).__name__
+    return FeatureStore(kind, settings_digest(settings), folder, {"model": name, "settings": settings})
+
+
+@contextlib.contextmanager
+def _evaluation_mode(encoder: DualEncoder) -> Iterator[None]:
+    """Switch off what training draws at random, also if the model is being trained."""
+    was_training = encoder.model.training
+    encoder.model.eval()
+    try:
+        yield
+    finally:
+        encoder.model.train(was_training)
+
+
+def _check_count(labels: Sequence[Any] | None, count: int) -> None:
+    if count == 0:
+        raise ValueError("`images` is empty; give at least one image.")
+    if isinstance(labels, str):
+        raise TypeError(f"`labels` must be one label per image, got the text {labels!r}.")
+    if labels is not None and len(labels) != count:
+        raise ValueError(f"`labels` must be one label per image, got {len(labels)} labels and {count} images.")
+
+
+def _plain_label(label: Any) -> Any:
+    """A label as Python has it: an element of an array or tensor is one of its own kind."""
+    return label.item() if hasattr(label, "item") else label
+
+
+def _report_skipped(skipped: dict[int, str], count: int) -> None:
+    if not skipped:
+        return
+    first = " ".join(f"Image {row}: {reason}" for row, reason in itertools.islice(skipped.items(), 3))
+    if len(skipped) == count:
+        raise ValueError(f"None of the {count} images can be read. {first}")
+    more = f" And {len(skipped) - 3} more." if len(skipped) > 3 else ""
+    logger.warning(f"{len(skipped)} of {count} images cannot be read and are left out. {first}{more}")
+
+
+__all__ = ["Features", "cached_class_embeddings", "extract_features"]
