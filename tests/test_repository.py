@@ -167,6 +167,26 @@ def test_imports_point_one_way(part: str) -> None:
                 assert root in TENSOR_LIBRARIES | set(sys.stdlib_module_names), f"{relative(file)} imports {module}"
 
 
+def constant(file: str, name: str) -> tuple[str, ...]:
+    """A tuple of texts that a script assigns to a name."""
+    for node in ast.parse((ROOT / file).read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name:
+            return tuple(ast.literal_eval(node.value))
+    raise AssertionError(f"{file} has no {name}")
+
+
+def test_scripts_agree_on_the_emoji() -> None:
+    """Scripts stand alone, so that these facts are written in several of them."""
+    recipe = yaml.safe_load((ROOT / "training/recipes/clipn-tiny.yaml").read_text(encoding="utf-8"))
+    templates, styles = (constant("training/emoji/pretrain.py", name) for name in ("TEMPLATES", "TRAIN_STYLES"))
+    assert templates == tuple(recipe["templates"]) == tuple(recipe["caption_templates"])
+    assert templates == constant("benchmarks/emoji.py", "TEMPLATES")
+    assert [f"style={','.join(styles[:6])}", f"style={','.join(styles[6:])}"] == recipe["filter"]
+    assert not set(styles) & set(constant("benchmarks/emoji.py", "TEST_STYLES"))
+    categories = constant("benchmarks/emoji.py", "ID_CATEGORIES")
+    assert categories == constant("training/emoji/package.py", "ID_CATEGORIES")
+
+
 def test_version_is_the_same_everywhere() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")

@@ -19,7 +19,7 @@ from ._checks import check_pair
 def ctw(logits: Tensor, no_logits: Tensor) -> Tensor:
     r"""Compute competing to win: what the "no" text says about the most probable class.
 
-    \\( p^{no}_{j^*} \\) with \\( j^* = \arg\max_j p_j \\).
+    \\( p^{no}_{j^\ast} \\) with \\( j^\ast = \arg\max_j p_j \\).
 
     Args:
         logits (`torch.Tensor` of shape `(batch, classes)`):
@@ -54,7 +54,7 @@ def ctw(logits: Tensor, no_logits: Tensor) -> Tensor:
 def ctw_is_ood(logits: Tensor, no_logits: Tensor) -> Tensor:
     r"""Decide by `ctw` without a threshold: the "no" text of the most probable class wins.
 
-    \\( p^{no}_{j^*} > 1 - p^{no}_{j^*} \\) with \\( j^* = \arg\max_j p_j \\), which is `ctw(…) > 0.5`.
+    \\( p^{no}_{j^\ast} > 1 - p^{no}_{j^\ast} \\) with \\( j^\ast = \arg\max_j p_j \\), which is `ctw(…) > 0.5`.
 
     Args:
         logits (`torch.Tensor` of shape `(batch, classes)`): As in `ctw`.
