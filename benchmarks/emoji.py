@@ -70,7 +70,10 @@ def embed_style(encoder: DualEncoder, rows: datasets.Dataset, batch_size: int = 
 
 
 def evaluate_style(encoder: DualEncoder, rows: datasets.Dataset, images: torch.Tensor) -> dict[str, Any]:
-    """All methods on one style: `{"id_top1": [mean, sd], "far": {method: {"auroc": …, "fpr95": …}}, "near": …}`."""
+    """All methods on one style: `{"id_top1": [mean, sd], "far": {method: {"auroc": …, "fpr95": …}}, "near": …}`.
+
+    `auroc_right_label` is the AUROC with those ID images alone whose nearest label is their own.
+    """
     concepts, names, categories = list(rows["concept"]), list(rows["name"]), list(rows["category"])
     own = getattr(encoder.model.config, "templates", None)
     text, no_text = encoder.class_embeddings(names, None if own else TEMPLATES)
@@ -95,6 +98,8 @@ def evaluate_style(encoder: DualEncoder, rows: datasets.Dataset, images: torch.T
                 ood_scores = method.score(inputs[kind], **method.settings)
                 values.setdefault((kind, name, "auroc"), []).append(100 * auroc(id_scores, ood_scores))
                 values.setdefault((kind, name, "fpr95"), []).append(100 * fpr_at_tpr(id_scores, ood_scores))
+                of_right_labels = auroc(id_scores[hits], ood_scores)
+                values.setdefault((kind, name, "auroc_right_label"), []).append(100 * of_right_labels)
     result: dict[str, Any] = {"images": len(rows)}
     for keys, numbers in values.items():
         place = result
