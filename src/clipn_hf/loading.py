@@ -24,12 +24,11 @@ from .modeling import CLIPNModel, IncompleteCheckpointError
 from .modeling.completeness import check_complete, refuse_damaged
 from .modeling.modeling_clipn import LOADING_ARGUMENTS
 from .modeling.no_tokens import fit_vocabulary
-from .modeling.prompt_settings import find_file, load_prompt_settings
+from .modeling.prompt_settings import find_file, load_prompt_settings, select_hub_arguments
 
 logger = logging.get_logger(__name__)
 
 WEIGHTS_NAMES = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME, WEIGHTS_INDEX_NAME)
-HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 POOLS = ("templates", "no_templates")
 
 
@@ -69,7 +68,7 @@ class AutoDualEncoder(AutoModel):
 
 def _read_adapter(source: str, kwargs: dict[str, Any]) -> dict[str, Any] | None:
     """The configuration of the adapter `source`; None where that is a checkpoint, with or without an adapter in it."""
-    file = find_file(source, ADAPTER_CONFIG_NAME, **_hub_arguments(kwargs))
+    file = find_file(source, ADAPTER_CONFIG_NAME, **select_hub_arguments(kwargs))
     if file is None:
         return None
     folder = Path(source, kwargs.get("subfolder") or "")
@@ -91,18 +90,18 @@ def _load_adapted(source: str, adapter: dict[str, Any], kwargs: dict[str, Any]) 
             f'`PeftModel.from_pretrained(base, "{source}")` and pass that model and its processor, or write the name '
             f"to `base_model_name_or_path` in its {ADAPTER_CONFIG_NAME}."
         )
-    hub_arguments = _hub_arguments(kwargs)
+    hub_arguments = select_hub_arguments(kwargs)
     base_arguments = {name: value for name, value in kwargs.items() if name not in ("config", "subfolder", "revision")}
     base_arguments["revision"] = adapter.get("revision")
     try:
         with refuse_damaged(base):
-            config = AutoConfig.from_pretrained(base, **_hub_arguments(base_arguments))
+            config = AutoConfig.from_pretrained(base, **select_hub_arguments(base_arguments))
     except (OSError, ValueError) as error:
         raise IncompleteCheckpointError(
             f"The base model {base} of the adapter {source} cannot be loaded ({error}). Put it there, or correct "
             f"`base_model_name_or_path` in the {ADAPTER_CONFIG_NAME} of the adapter."
         ) from error
-    processor = _adapter_processor(source, base, hub_arguments, _hub_arguments(base_arguments))
+    processor = _adapter_processor(source, base, hub_arguments, select_hub_arguments(base_arguments))
     prompts = load_prompt_settings(source, **hub_arguments)
     if type(config) is CLIPConfig and (prompts is not None or _is_for_clipn(adapter)):
         prompts = _infer_prompts(source, adapter, processor) if prompts is None else prompts
@@ -129,10 +128,6 @@ def _load_adapted(source: str, adapter: dict[str, Any], kwargs: dict[str, Any]) 
     check_complete(source, f"the adapter on {type(model).__name__}", report.missing_keys)
     model.adapter_processor = processor
     return model
-
-
-def _hub_arguments(kwargs: dict[str, Any]) -> dict[str, Any]:
-    return {name: kwargs[name] for name in HUB_ARGUMENTS if kwargs.get(name) is not None}
 
 
 def _adapter_processor(

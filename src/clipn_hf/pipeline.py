@@ -68,6 +68,7 @@ class OODPipeline(Pipeline):
     ```
     """
 
+    # In transformers these four are None, by which type checkers take them to be nothing else.
     _load_tokenizer: bool | None = False  # type: ignore[assignment]
     _load_image_processor: bool | None = False  # type: ignore[assignment]
     _load_feature_extractor: bool | None = False  # type: ignore[assignment]
@@ -86,6 +87,7 @@ class OODPipeline(Pipeline):
             self.processor = CLIPProcessor(self.image_processor, self.tokenizer)
         self.encoder = DualEncoder(self.model, self.processor, dtype=dtype)
 
+    # This method and the three steps below take what this task needs; in transformers they take anything.
     def __call__(  # type: ignore[override]
         self, images: Any, candidate_labels: Sequence[str] | None = None, **kwargs: Any
     ) -> OODResult | list[OODResult] | Iterator[OODResult]:

@@ -34,23 +34,14 @@ from ..dtypes import floating_dtype
 from .completeness import check_complete, refuse_damaged
 from .configuration_clipn import CLIPNConfig, build_config
 from .loss_clipn import clipn_loss
-from .prompt_settings import PROMPT_SETTINGS, find_file, save_prompt_settings
+from .prompt_settings import HUB_ARGUMENTS, PROMPT_SETTINGS, find_file, save_prompt_settings, select_hub_arguments
 
 logger = logging.get_logger(__name__)
 
 # Of a CLIP vocabulary without additions, which ends with the end token
 ORIGINAL_VOCAB_SIZE = 49408
 # Arguments of `from_pretrained` that `CLIPNModel.from_clip` passes on
-LOADING_ARGUMENTS = (
-    "attn_implementation",
-    "cache_dir",
-    "device_map",
-    "force_download",
-    "local_files_only",
-    "revision",
-    "subfolder",
-    "token",
-)
+LOADING_ARGUMENTS = ("attn_implementation", "device_map", *HUB_ARGUMENTS)
 
 
 @auto_docstring
@@ -144,6 +135,7 @@ class CLIPNTextEmbeddings(CLIPTextEmbeddings):
 class CLIPNModel(CLIPModel):
     config: CLIPNConfig
     config_class = CLIPNConfig
+    # A plain list, as transformers declares and reads it
     _no_split_modules = [*CLIPModel._no_split_modules, "CLIPNTextEmbeddings"]  # noqa: RUF012
     # The loss is a mean: the Trainer must divide it by the accumulation steps although forward takes **kwargs.
     accepts_loss_kwargs = False
@@ -219,8 +211,7 @@ class CLIPNModel(CLIPModel):
             if text_config.eos_token_id == 2:
                 source = pretrained_model_name_or_path
                 source = None if source is None else os.fspath(source)
-                loading = {name: value for name, value in kwargs.items() if name in LOADING_ARGUMENTS}
-                text_config.eos_token_id = _end_token_id(source, text_config.vocab_size, loading)
+                text_config.eos_token_id = _end_token_id(source, text_config.vocab_size, kwargs)
                 for tower in (model.text_model, model.no_text_model):
                     tower.eos_token_id = text_config.eos_token_id
         return loaded if output_loading_info else model
@@ -330,6 +321,7 @@ class CLIPNModel(CLIPModel):
         if config.no_prompt_type == "learnable":
             weights["no_text_model.embeddings.no_prompts"] = model.no_text_model.embeddings.no_prompts.detach()
         model.load_state_dict(weights)
+        # transformers wraps `to` in a decorator that hides from type checkers that it is a method.
         return model.to(device=clip.device, dtype=wanted_dtype or clip.dtype).eval()  # type: ignore[call-arg]
 
     def save_pretrained(
@@ -376,6 +368,7 @@ class CLIPNModel(CLIPModel):
         self.no_text_model.resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
         return self.text_model.resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
 
+    # Here and in `forward`, `TransformersKwargs` lists `position_ids` a second time.
     @can_return_tuple
     @auto_docstring
     def get_no_text_features(  # type: ignore[misc]
@@ -570,7 +563,7 @@ def _check_argument(name: str) -> None:
 
 def _load_clip(source: str, dtype: str | torch.dtype, loading: dict[str, Any]) -> CLIPModel:
     with refuse_damaged(source):
-        config = AutoConfig.from_pretrained(source, **_hub_arguments(loading))
+        config = AutoConfig.from_pretrained(source, **select_hub_arguments(loading))
     if not isinstance(config, CLIPConfig):
         raise ValueError(
             f"{source!r} is a checkpoint of type {config.model_type!r}, expected 'clip'; a CLIPN model can be built "
@@ -591,13 +584,9 @@ def _load_clip(source: str, dtype: str | torch.dtype, loading: dict[str, Any]) -
     return clip
 
 
-def _hub_arguments(loading: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in loading.items() if name not in ("attn_implementation", "device_map")}
-
-
 def _end_token_id(source: str | None, vocab_size: int, loading: dict[str, Any]) -> int:
     """Id of the end token: the tokenizer's where `source` has one, else the last id of a CLIP vocabulary."""
-    hub_arguments = _hub_arguments(loading)
+    hub_arguments = select_hub_arguments(loading)
     # AutoTokenizer answers even for a folder without a tokenizer, with an empty one.
     if source and any(_has_file(source, name, hub_arguments) for name in ("tokenizer.json", "vocab.json")):
         end_token_id: int | None = AutoTokenizer.from_pretrained(source, **hub_arguments).eos_token_id

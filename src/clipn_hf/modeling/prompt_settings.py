@@ -8,6 +8,7 @@ which CLIPN to make of it.
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from .configuration_clipn import CLIPNConfig
 
 PROMPT_SETTINGS_NAME = "clipn_prompts.json"
 PROMPT_SETTINGS = ("no_prompt_type", "num_no_prompts", "templates", "no_templates")
+# Arguments of `from_pretrained` that say where files are found
+HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 
 
 def save_prompt_settings(config: CLIPNConfig, folder: str | os.PathLike[str]) -> None:
@@ -84,6 +87,11 @@ def load_prompt_settings(source: str | os.PathLike[str], **hub_arguments: Any) -
     return None
 
 
+def select_hub_arguments(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of `HUB_ARGUMENTS` that are given, out of all arguments of a `from_pretrained`."""
+    return {name: kwargs[name] for name in HUB_ARGUMENTS if kwargs.get(name) is not None}
+
+
 def find_file(source: str | os.PathLike[str], name: str, **hub_arguments: Any) -> str | None:
     """Find a file of a folder or Hub repository, which may lack it.
 
@@ -105,4 +113,12 @@ def find_file(source: str | os.PathLike[str], name: str, **hub_arguments: Any) -
     )
 
 
-__all__ = ["PROMPT_SETTINGS", "PROMPT_SETTINGS_NAME", "find_file", "load_prompt_settings", "save_prompt_settings"]
+__all__ = [
+    "HUB_ARGUMENTS",
+    "PROMPT_SETTINGS",
+    "PROMPT_SETTINGS_NAME",
+    "find_file",
+    "load_prompt_settings",
+    "save_prompt_settings",
+    "select_hub_arguments",
+]
