@@ -6,15 +6,31 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from .atd import ATD
-from .base import NEEDS, Method, MethodInputs, Need, method_inputs, unknown_argument
+from .base import NEEDS, Method, MethodInputs, Need, TrainingInputs, method_inputs, unknown_argument
 from .ctw import CTW
 from .energy import ENERGY
+from .mahalanobis import MAHALANOBIS
 from .max_logit import MAX_LOGIT
 from .mcm import MCM
 from .msp import MSP
+from .nearest_neighbors import NEAREST_NEIGHBORS
+from .relative_mahalanobis import RELATIVE_MAHALANOBIS
 
 METHODS: Mapping[str, Method] = MappingProxyType(
-    {method.name: method for method in (ATD, CTW, MCM, MSP, MAX_LOGIT, ENERGY)}
+    {
+        method.name: method
+        for method in (
+            ATD,
+            CTW,
+            MCM,
+            MSP,
+            MAX_LOGIT,
+            ENERGY,
+            NEAREST_NEIGHBORS,
+            MAHALANOBIS,
+            RELATIVE_MAHALANOBIS,
+        )
+    }
 )
 
 
@@ -35,4 +51,14 @@ def get_method(name: str) -> Method:
     return METHODS[name]
 
 
-__all__ = ["METHODS", "NEEDS", "Method", "MethodInputs", "Need", "get_method", "method_inputs", "unknown_argument"]
+__all__ = [
+    "METHODS",
+    "NEEDS",
+    "Method",
+    "MethodInputs",
+    "Need",
+    "TrainingInputs",
+    "get_method",
+    "method_inputs",
+    "unknown_argument",
+]

@@ -8,19 +8,21 @@ The table of methods can be read without torch, which takes seconds to import: t
 import difflib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Need = Literal["global", "no"]
+Need = Literal["global", "no", "training", "training_labels"]
 
 NEEDS: Mapping[Need, str] = MappingProxyType(
     {
         "global": "a model with `get_image_features` and `get_text_features`",
         "no": 'a CLIPN model with a "no" text encoder',
+        "training": "ID images to be fitted on",
+        "training_labels": "the labels of these images",
     }
 )
 
@@ -37,11 +39,30 @@ class MethodInputs:
         logits (`torch.Tensor` of shape `(batch, classes)`): The cosines times `logit_scale.exp()`.
         no_logits (`torch.Tensor` of shape `(batch, classes)`, *optional*):
             The same for the "no" texts; None unless the method needs them.
+        image_embeddings (`torch.Tensor` of shape `(batch, dim)`, *optional*): Those of the images, of unit norm.
+        state (`Mapping[str, torch.Tensor]`, *optional*): What fitting the method gave.
     """
 
     similarity: "Tensor"
     logits: "Tensor"
     no_logits: "Tensor | None" = None
+    image_embeddings: "Tensor | None" = None
+    state: "Mapping[str, Tensor]" = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TrainingInputs:
+    """Everything a method may be fitted on.
+
+    Args:
+        image_embeddings (`torch.Tensor` of shape `(images, dim)`): Of ID images, float32, of unit norm, on the CPU.
+        labels (`torch.Tensor` of shape `(images,)`, *optional*): Which of the classes each image shows, int64.
+        num_classes (`int`): How many classes there are.
+    """
+
+    image_embeddings: "Tensor"
+    labels: "Tensor | None"
+    num_classes: int
 
 
 def method_inputs(
@@ -49,6 +70,7 @@ def method_inputs(
     text_embeddings: "Tensor",
     no_text_embeddings: "Tensor | None" = None,
     logit_scale: float = 1.0,
+    state: "Mapping[str, Tensor] | None" = None,
 ) -> MethodInputs:
     """Compare images with class texts.
 
@@ -59,6 +81,7 @@ def method_inputs(
         no_text_embeddings (`torch.Tensor` of shape `(classes, dim)`, *optional*): The same of the "no" text encoder.
         logit_scale (`float`, *optional*, defaults to 1.0):
             The factor between cosines and logits, `exp` of the parameter of that name.
+        state (`Mapping[str, torch.Tensor]`, *optional*): What fitting the method gave.
 
     Returns:
         [`MethodInputs`]: Cosines and logits of shape `(batch, classes)`, float32.
@@ -78,7 +101,7 @@ def method_inputs(
     image_embeddings = normalize(image_embeddings.float(), dim=1)
     similarity = image_embeddings @ text_embeddings.T  # (batch, classes)
     no_logits = None if no_text_embeddings is None else logit_scale * (image_embeddings @ no_text_embeddings.T)
-    return MethodInputs(similarity, logit_scale * similarity, no_logits)
+    return MethodInputs(similarity, logit_scale * similarity, no_logits, image_embeddings, state or {})
 
 
 @dataclass(frozen=True)
@@ -89,13 +112,22 @@ class Method:
         name (`str`): What users call it by.
         title (`str`): Its name in full.
         reference (`str`): The arXiv id of its paper.
-        needs (`frozenset` of `"global"`, `"no"`): What the model must provide, see `NEEDS`.
+        needs (`frozenset` of keys of `NEEDS`): What must be there: of the model, and to be fitted on.
         score (`Callable`):
-            `(inputs, **settings)` to OOD-ness of shape `(batch,)`, float32, higher = more OOD. Its parameters after
-            the first, with their defaults, are the settings of the method.
+            `(inputs, **settings)` to OOD-ness of shape `(batch,)`, float32, higher = more OOD.
         is_ood (`Callable`, *optional*):
             The threshold-free decision, `(inputs)` to bool of shape `(batch,)`; None where only a threshold decides.
         min_labels (`int`, *optional*, defaults to 1): With fewer labels the score has no meaning.
+        fit (`Callable`, *optional*):
+            `(training_inputs, **settings)` to what `score` finds as `inputs.state`: tensors by name. Needed by exactly
+            those methods that need "training".
+        uses_text (`bool`, *optional*, defaults to `True`):
+            Whether class texts enter the score; if not, templates do not matter.
+        text_contrast (`float`, *optional*):
+            With what `contrast` [`~clipn_hf.calibration.starting_threshold`] guesses a threshold from texts alone;
+            None where it cannot.
+
+    The parameters of `score` and `fit` after the first, with their defaults, are the settings of the method.
     """
 
     name: str
@@ -105,12 +137,26 @@ class Method:
     score: "Callable[..., Tensor]"
     is_ood: "Callable[[MethodInputs], Tensor] | None" = None
     min_labels: int = 1
+    fit: "Callable[..., dict[str, Tensor]] | None" = None
+    uses_text: bool = True
+    text_contrast: float | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The settings of `score` with their defaults."""
-        parameters = list(inspect.signature(self.score).parameters.values())
-        return {parameter.name: parameter.default for parameter in parameters[1:]}
+        """The settings of `score` and `fit` with their defaults."""
+        return _defaults(self.score) | _defaults(self.fit)
+
+    def settings_of(self, function: "Callable[..., Any] | None", settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Select the settings that one of the two functions takes.
+
+        Args:
+            function (`Callable`, *optional*): `score` or `fit`.
+            settings (`Mapping`): All settings.
+
+        Returns:
+            `dict`: Those that are parameters of `function`.
+        """
+        return {name: settings[name] for name in _defaults(function) if name in settings}
 
     def resolve_settings(self, settings: Mapping[str, Any], options: Sequence[str] = ()) -> dict[str, Any]:
         """Complete `settings` with the defaults.
@@ -131,6 +177,13 @@ class Method:
             if name not in defaults:
                 raise unknown_argument(f"Method {self.name}", name, [*defaults, *options])
         return {**defaults, **settings}
+
+
+def _defaults(function: Callable[..., Any] | None) -> dict[str, Any]:
+    if function is None:
+        return {}
+    parameters = list(inspect.signature(function).parameters.values())
+    return {parameter.name: parameter.default for parameter in parameters[1:]}
 
 
 def unknown_argument(owner: str, name: str, known: Sequence[str]) -> TypeError:

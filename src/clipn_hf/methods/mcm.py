@@ -23,4 +23,5 @@ MCM = Method(
     needs=frozenset({"global"}),
     score=_score,
     min_labels=2,
+    text_contrast=0.2,
 )

@@ -23,4 +23,5 @@ MSP = Method(
     needs=frozenset({"global"}),
     score=_score,
     min_labels=2,
+    text_contrast=0.15,
 )

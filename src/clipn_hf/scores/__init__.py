@@ -2,21 +2,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """Detection scores as pure functions: tensors in, OOD-ness out, shape `(batch,)`, higher = more OOD.
 
-Every function computes in float32 whatever floating dtype it receives (in half precision MCM over 1,000 classes has a
-few dozen distinct values, and its FPR95 moves by points) and can be differentiated where its formula can.
+Every function computes in float32 or more, and returns float32, whatever floating dtype it receives (in half precision
+MCM over 1,000 classes has a few dozen distinct values, and its FPR95 moves by points) and can be differentiated where
+its formula can.
 """
 
 from .baselines import energy, max_logit, mcm, msp
 from .clipn import atd, atd_is_ood, atd_probabilities, ctw, ctw_is_ood
+from .features import Gaussians, fit_gaussians, mahalanobis, nearest_neighbors, relative_mahalanobis
 
 __all__ = [
+    "Gaussians",
     "atd",
     "atd_is_ood",
     "atd_probabilities",
     "ctw",
     "ctw_is_ood",
     "energy",
+    "fit_gaussians",
+    "mahalanobis",
     "max_logit",
     "mcm",
     "msp",
+    "nearest_neighbors",
+    "relative_mahalanobis",
 ]
