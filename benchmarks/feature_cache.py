@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What another method costs when the features are in the cache, compared with encoding the images.
 
-The images are encoded once into an empty cache, read from it again, and scored by every method the model serves. All
-times are wall times of one process; the ratios are what is compared.
+The images are encoded once into an empty cache, read from it again, and scored by every method the model serves; those
+that are fitted are fitted on the same images first. All times are wall times of one process; the ratios are what is
+compared.
 
     python benchmarks/feature_cache.py photos/ --labels cat,dog,bird --model openai/clip-vit-base-patch16
 """
@@ -16,6 +17,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from clipn_hf import DualEncoder, OODDetector
+from clipn_hf.detector import unserved
 from clipn_hf.features import cached_class_embeddings, extract_features
 from clipn_hf.images import find_images
 from clipn_hf.methods import METHODS
@@ -61,10 +63,16 @@ def main(
     show("read the labels from the cache", texts_again)
     shares = []
     for name, method in METHODS.items():
-        if "no" in method.needs and not encoder.has_no_encoder:
+        if unserved(method, encoder) is not None:
             continue
         detector = OODDetector(encoder, labels, name)
-        shares.append(show(f"score by {name}", timed(lambda detector=detector: detector.score(embeddings))[1]))
+
+        def run(detector: OODDetector = detector) -> object:
+            # Of the labels that fitting needs, the nearest ones will do here.
+            return detector.fit(embeddings, detector.predict(embeddings)).score(embeddings)
+
+        step = f"score by {name}" if method.fit is None else f"fit {name} and score by it"
+        shares.append(show(step, timed(run)[1]))
     print(f"\nAnother method costs {max(shares):.2f} % of the encoding time at most.")
     return max(shares)
 

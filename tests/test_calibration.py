@@ -5,6 +5,7 @@
 import doctest
 import json
 import math
+import re
 from fractions import Fraction
 from typing import Any
 
@@ -25,7 +26,9 @@ from clipn_hf.calibration import (
     combine_p_values,
     images_needed,
     p_values,
+    starting_threshold,
 )
+from clipn_hf.scores import mcm
 
 percents = st.integers(1, 99)
 tied_scores = st.lists(st.integers(0, 9).map(lambda value: value / 4), min_size=1, max_size=60)
@@ -446,3 +449,42 @@ def test_examples_print_what_they_show() -> None:
     results = doctest.testmod(module)
     assert results.attempted > 0
     assert results.failed == 0
+
+
+# Without images
+
+
+def test_starting_threshold_is_the_median_over_stand_ins() -> None:
+    texts = torch.tensor([[1.0, 0.0, 0.0], [3.0, 4.0, 0.0], [0.0, 0.0, 2.0]])
+    unit = texts / texts.norm(dim=1, keepdim=True)
+    stand_ins = mcm(0.3 * unit @ unit.T)
+    assert starting_threshold(mcm, texts, 0.3) == pytest.approx(stand_ins.median().item())
+    # Half of the stand-ins lie above it at most, and the more the contrast is reduced, the fewer images do.
+    thresholds = [starting_threshold(mcm, texts, contrast) for contrast in (0.1, 0.2, 0.4, 0.8)]
+    assert thresholds == sorted(thresholds, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("texts", "contrast", "message"),
+    [
+        (torch.ones(1, 3), 0.2, "at least 2 classes, but has shape (1, 3)"),
+        (torch.ones(3), 0.2, "at least 2 classes"),
+        (torch.eye(3), 1.0, "`contrast`"),
+        (torch.eye(3), 0.0, "`contrast`"),
+    ],
+)
+def test_bad_input_of_the_starting_threshold(texts: torch.Tensor, contrast: float, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        starting_threshold(mcm, texts, contrast)
+
+
+def test_a_guess_from_texts_promises_nothing() -> None:
+    guess = Calibration(0.5, None, "text", 10, date="2026-01-01")
+    assert guess.promise.startswith("No promise at all")
+    assert "10 labels" in guess.promise
+    assert guess.answers([0.4, 0.5, 0.6]) == ["known", "known", "unknown"]
+    assert Calibration.from_dict(json.loads(json.dumps(guess.to_dict()))) == guess
+    with pytest.raises(ValueError, match="promises nothing; leave out"):
+        Calibration(0.5, 0.05, "text", 10)
+    with pytest.raises(ValueError, match="`method` must be 'conformal' or 'quantile'"):
+        calibrate(range(100), method="text")  # type: ignore[arg-type]

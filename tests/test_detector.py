@@ -3,7 +3,9 @@
 """Verdicts, scores and records of the detector, for every method and every bad input."""
 
 import io
+import logging
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +14,20 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.nn.functional import normalize
 from torch.utils.data import Dataset, IterableDataset
 from transformers import CLIPModel, CLIPProcessor
 
-from clipn_hf import CLIPNModel, DualEncoder, OODDetector, scores
+from clipn_hf import CLIPNModel, DualEncoder, OODDetector
+from clipn_hf.encoders import PrecomputedEncoder
 from clipn_hf.images import ImageError
-from clipn_hf.methods import METHODS
+from clipn_hf.methods import METHODS, MethodInputs, TrainingInputs
 
 LABELS = ["cat", "dog", "red bird", "tree"]
 every_method = pytest.mark.parametrize("method", METHODS)
+TRAINING = torch.randn(40, 24, generator=torch.Generator().manual_seed(1))
+TRAINING_LABELS = [row % len(LABELS) for row in range(40)]
+HELD_OUT = torch.randn(100, 24, generator=torch.Generator().manual_seed(2))
 rule_free = [name for name, method in METHODS.items() if method.is_ood is None]
 
 
@@ -43,44 +50,55 @@ def encoder(tiny_clipn: CLIPNModel, tiny_processor: CLIPProcessor) -> DualEncode
     return DualEncoder(tiny_clipn, tiny_processor)
 
 
+def trained(encoder: Any, method: str, labels: list[str] = LABELS, **options: Any) -> OODDetector:
+    """A detector that is ready, whatever its method needs."""
+    return OODDetector(encoder, labels, method, **options).fit(TRAINING, [row % len(labels) for row in range(40)])
+
+
 def embeddings(encoder: DualEncoder, images: list[Image.Image]) -> torch.Tensor:
     return encoder.image_embeddings(encoder.pixel_values(images))
 
 
 @every_method
 def test_record_says_what_the_scores_say(encoder: DualEncoder, method: str) -> None:
-    detector = OODDetector(encoder, LABELS, method)
+    row = METHODS[method]
+    detector = trained(encoder, method)
     embeddings = encoder.image_embeddings(encoder.pixel_values(IMAGES))
     text, no_text = encoder.class_embeddings(LABELS)
     assert no_text is not None
     similarity = embeddings @ text.T
     logits, no_logits = encoder.logit_scale * similarity, encoder.logit_scale * embeddings @ no_text.T
-    arguments = {"mcm": [similarity], "atd": [logits, no_logits], "ctw": [logits, no_logits]}.get(method, [logits])
-    expected = getattr(scores, method)(*arguments)
-    rule = getattr(scores, f"{method}_is_ood", None)
-    verdicts = [None] * len(IMAGES) if rule is None else rule(logits, no_logits).tolist()
+    state = {}
+    if row.fit is not None:
+        state = row.fit(TrainingInputs(normalize(TRAINING), torch.tensor(TRAINING_LABELS), len(LABELS)))
+    given = MethodInputs(similarity, logits, no_logits, embeddings, state)
+    expected = row.score(given)
+    verdicts = [None] * len(IMAGES) if row.is_ood is None else row.is_ood(given).tolist()
 
     torch.testing.assert_close(detector.score(IMAGES), expected, rtol=1e-5, atol=1e-6)
     results = detector(IMAGES)
     assert len(results) == len(IMAGES)
-    for result, score, verdict, row in zip(results, expected.tolist(), verdicts, logits, strict=True):
-        assert list(result) == ["is_ood", "ood_score", "threshold", "method", "label", "score", "labels"]
+    keys = ["verdict", "is_ood", "ood_score", "threshold", "promise", "p_value", "method", "label", "score", "labels"]
+    for result, score, verdict, values in zip(results, expected.tolist(), verdicts, logits, strict=True):
+        assert list(result) == keys
         assert result["is_ood"] is verdict
+        assert result["verdict"] == {None: "undecided", True: "unknown", False: "known"}[verdict]
+        assert result["promise"] is result["p_value"] is None
         assert type(result["ood_score"]) is float
         assert result["ood_score"] == pytest.approx(score, rel=1e-5, abs=1e-6)
         assert result["threshold"] is None
         assert result["method"] == method
-        probabilities = row.softmax(dim=0)
-        assert result["label"] == LABELS[int(row.argmax())]
+        probabilities = values.softmax(dim=0)
+        assert result["label"] == LABELS[int(values.argmax())]
         assert result["score"] == pytest.approx(probabilities.max().item(), rel=1e-5)
-        assert [entry["label"] for entry in result["labels"]] == [LABELS[i] for i in row.argsort(descending=True)]
+        assert [entry["label"] for entry in result["labels"]] == [LABELS[i] for i in values.argsort(descending=True)]
         assert sum(entry["score"] for entry in result["labels"]) == pytest.approx(1, abs=1e-6)
         assert result["labels"][0] == {"label": result["label"], "score": result["score"]}
 
 
 @every_method
 def test_threshold_is_strict(encoder: DualEncoder, method: str) -> None:
-    detector = OODDetector(encoder, LABELS, method)
+    detector = trained(encoder, method)
     score = detector.score(IMAGES[:1]).item()
     for threshold, verdict in [(score, False), (math.nextafter(score, -math.inf), True), (score + 1, False)]:
         detector.threshold = threshold
@@ -93,7 +111,7 @@ def test_threshold_is_strict(encoder: DualEncoder, method: str) -> None:
 
 @every_method
 def test_batch_size_and_order_do_not_matter(encoder: DualEncoder, method: str) -> None:
-    detector = OODDetector(encoder, LABELS, method)
+    detector = trained(encoder, method)
     expected = detector.score(IMAGES, batch_size=1)
     assert expected.dtype == torch.float32
     for batch_size in (2, 7, 32):
@@ -104,7 +122,7 @@ def test_batch_size_and_order_do_not_matter(encoder: DualEncoder, method: str) -
 
 @every_method
 def test_embeddings_give_what_their_images_give(encoder: DualEncoder, method: str) -> None:
-    detector = OODDetector(encoder, LABELS, method)
+    detector = trained(encoder, method)
     embeddings = encoder.image_embeddings(encoder.pixel_values(IMAGES))
     expected = detector.score(IMAGES)
     for given in (embeddings, 3 * embeddings, embeddings.numpy(), embeddings.double().numpy()):
@@ -117,42 +135,20 @@ def test_embeddings_give_what_their_images_give(encoder: DualEncoder, method: st
 def test_missing_verdict_is_explained_once(
     encoder: DualEncoder, method: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    detector = OODDetector(encoder, LABELS, method)
+    detector = trained(encoder, method)
+    caplog.clear()
     detector.score(IMAGES)
     assert not caplog.records
     assert [result["is_ood"] for result in detector(IMAGES, batch_size=2)] == [None] * 7
     (record,) = caplog.records
     assert f"`is_ood` is None, because method {method} decides by threshold alone" in record.getMessage()
     assert "use one of atd, ctw with a CLIPN model" in record.getMessage()
+    again = trained(encoder, method)
     caplog.clear()
-    OODDetector(encoder, LABELS, method)(IMAGES)
-    OODDetector(encoder, LABELS, method, threshold=0.5)(IMAGES)
+    again(IMAGES)
+    again.with_changes(threshold=0.5)(IMAGES)
     OODDetector(encoder, LABELS, "atd")(IMAGES)
     assert not caplog.records
-
-
-@every_method
-@pytest.mark.parametrize("delta", [None, 0.1])
-def test_calibrated_threshold_refuses_the_promised_share(
-    encoder: DualEncoder, method: str, delta: float | None
-) -> None:
-    generator = torch.Generator().manual_seed(0)
-    embeddings = torch.randn(100, 24, generator=generator)
-    detector = OODDetector(encoder, LABELS, method)
-    calibration = detector.calibrate(embeddings, max_id_rejection=0.1, delta=delta)
-    assert detector.threshold == calibration.threshold
-    assert (calibration.n, calibration.max_id_rejection, calibration.delta) == (100, 0.1, delta)
-    # floor(0.1 * 101) - 1 = 9 of 100 lie above; with confidence the binomial tail leaves fewer
-    above = sum(bool(result["is_ood"]) for result in detector.results(embeddings))
-    assert above == sum(detector.score(embeddings) > calibration.threshold)
-    assert above == 9 if delta is None else above < 9
-
-
-def test_too_few_images_for_the_promise(encoder: DualEncoder) -> None:
-    detector = OODDetector(encoder, LABELS, "mcm")
-    with pytest.raises(ValueError, match="19"):
-        detector.calibrate(IMAGES[:3])
-    assert detector.threshold is None
 
 
 def test_top_k_labels(encoder: DualEncoder) -> None:
@@ -189,23 +185,25 @@ def test_settings_reach_the_score(encoder: DualEncoder) -> None:
 
 
 def test_plain_clip_says_which_methods_it_serves(tiny_clip: CLIPModel, tiny_processor: CLIPProcessor) -> None:
+    usable = [name for name, row in METHODS.items() if "no" not in row.needs]
+    assert usable[:2] == ["mcm", "msp"]
     for method in METHODS.values():
         if "no" in method.needs:
             message = (
                 f'Method {method.name} needs a CLIPN model with a "no" text encoder, got CLIPModel; '
-                "use a trained CLIPN, or one of mcm, msp, max_logit, energy."
+                f"use a trained CLIPN, or one of {', '.join(usable)}."
             )
             with pytest.raises(ValueError, match=f"^{message}$"):
                 OODDetector(tiny_clip, LABELS, method.name, processor=tiny_processor)
         else:
-            detector = OODDetector(tiny_clip, LABELS, method.name, processor=tiny_processor)
+            detector = trained(tiny_clip, method.name, processor=tiny_processor)
             assert torch.isfinite(detector.score(IMAGES)).all()
 
 
 def test_one_label(encoder: DualEncoder) -> None:
     for method in METHODS.values():
         if method.min_labels == 1:
-            (result,) = OODDetector(encoder, ["cat"], method.name)(IMAGES[0])
+            (result,) = trained(encoder, method.name, ["cat"])(IMAGES[0])
             assert (result["label"], result["score"]) == ("cat", 1.0)
             assert math.isfinite(result["ood_score"])
         else:
@@ -254,6 +252,8 @@ def test_bad_templates(encoder: DualEncoder, templates: Any, error: type[Excepti
         ("0.5", TypeError),
         (True, TypeError),
         ([0.5], TypeError),
+        (np.bool_(True), TypeError),
+        (np.array([0.1, 0.2]), TypeError),
     ],
 )
 def test_bad_thresholds(encoder: DualEncoder, threshold: Any, error: type[Exception]) -> None:
@@ -418,3 +418,578 @@ def test_odd_sizes(encoder: DualEncoder, size: tuple[int, int]) -> None:
     image = Image.new("RGB", size, (200, 30, 90))
     square = OODDetector(encoder, LABELS).score(Image.new("RGB", (32, 32), (200, 30, 90)))
     torch.testing.assert_close(OODDetector(encoder, LABELS).score(image), square, rtol=1e-4, atol=1e-5)
+
+
+def test_labels_come_in_the_order_of_logits_where_probabilities_vanish() -> None:
+    encoder = PrecomputedEncoder({"a": [1.0, 0.0], "b": [-1.0, 0.0], "c": [0.0, 1.0]}, "bank", ["{}"], 1000.0)
+    detector = OODDetector(encoder, ["a", "b", "c"], "energy")
+    (result,) = detector.results(torch.tensor([[1.0, 0.0]]))
+    assert [(entry["label"], entry["score"]) for entry in result["labels"]] == [("a", 1.0), ("c", 0.0), ("b", 0.0)]
+
+
+def test_predictions_are_the_first_labels(encoder: DualEncoder) -> None:
+    detector = OODDetector(encoder, LABELS, "mcm")
+    expected = [LABELS.index(result["label"]) for result in detector(IMAGES)]
+    for given in (IMAGES, iter(IMAGES), embeddings(encoder, IMAGES), 5 * embeddings(encoder, IMAGES).numpy()):
+        found = detector.predict(given, batch_size=3)
+        assert found.dtype == torch.int64
+        assert found.tolist() == expected
+    for nothing in ([], torch.empty(0, 24)):
+        assert detector.predict(nothing).shape == (0,)
+        assert detector.predict(nothing).dtype == torch.int64
+
+
+# Fitting
+
+
+@every_method
+def test_methods_that_need_no_images_are_left_alone(encoder: DualEncoder, method: str) -> None:
+    detector = OODDetector(encoder, LABELS, method, threshold=0.5)
+    if METHODS[method].fit is None:
+        assert detector.fit() is detector
+        assert detector.fit(TRAINING, TRAINING_LABELS) is detector
+        assert (detector.fitted_on, detector.threshold) == (None, 0.5)
+        return
+    for judge in (detector, detector.score, detector.results, detector.calibrate):
+        with pytest.raises(
+            ValueError, match=rf"^Method {method} must be fitted before it judges; call `OODDetector.fit\("
+        ):
+            judge(HELD_OUT)
+    with pytest.raises(ValueError, match="needs ID images to be fitted on; pass them as `id_images`"):
+        detector.fit()
+    if "training_labels" in METHODS[method].needs:
+        with pytest.raises(ValueError, match="needs the labels of these images; pass them as `id_labels`"):
+            detector.fit(TRAINING)
+    assert detector.fitted_on is None
+    assert detector.threshold == 0.5
+
+
+@pytest.mark.parametrize(
+    "id_labels",
+    [
+        [LABELS[row] for row in TRAINING_LABELS],
+        np.array([LABELS[row] for row in TRAINING_LABELS]),
+        np.array(TRAINING_LABELS),
+        np.array(TRAINING_LABELS, dtype=np.uint8),
+        torch.tensor(TRAINING_LABELS),
+        [torch.tensor(row) for row in TRAINING_LABELS],
+        [np.int64(row) for row in TRAINING_LABELS],
+        tuple(TRAINING_LABELS),
+        (row for row in TRAINING_LABELS),
+    ],
+    ids=lambda labels: type(labels).__name__,
+)
+def test_training_labels_may_be_names_or_positions(encoder: DualEncoder, id_labels: Any) -> None:
+    expected = trained(encoder, "mahalanobis")
+    detector = OODDetector(encoder, LABELS, "mahalanobis").fit(TRAINING, id_labels)
+    assert torch.equal(detector.score(HELD_OUT), expected.score(HELD_OUT))
+    assert detector.fitted_on == expected.fitted_on
+    assert detector.fitted_on is not None
+    assert (detector.fitted_on["images"], detector.fitted_on["labelled"]) == (40, True)
+
+
+@pytest.mark.parametrize(
+    ("id_labels", "error", "message"),
+    [
+        (["cat", "bird"] * 20, ValueError, r"`id_labels\[1\]` must be one of the 4 labels .* got 'bird'; the labels"),
+        ([0, 4] * 20, ValueError, r"`id_labels\[1\]` must be .* got 4"),
+        ([0, -1] * 20, ValueError, r"`id_labels\[1\]` must be .* got -1"),
+        ([0, 1.0] * 20, ValueError, r"`id_labels\[1\]` must be .* got 1\.0"),
+        ([True] * 40, ValueError, r"`id_labels\[0\]` must be .* got True"),
+        (np.zeros((40, 1), dtype=int), ValueError, r"`id_labels\[0\]` must be .* got \[0\]"),
+        ([None] * 40, ValueError, r"`id_labels\[0\]` must be .* got None"),
+        ("cat", TypeError, "`id_labels` must be one label per image, got the text 'cat'"),
+        ([0, 1, 2, 3], ValueError, "`id_labels` must be one per image, got 4 for 40 images"),
+        ([0, 1] * 20, ValueError, "no image for 2 of 4 classes"),
+    ],
+)
+def test_bad_training_labels(encoder: DualEncoder, id_labels: Any, error: type[Exception], message: str) -> None:
+    detector = trained(encoder, "mahalanobis", threshold=None)
+    detector.threshold = 1.0
+    expected = detector.score(HELD_OUT)
+    with pytest.raises(error, match=message):
+        detector.fit(TRAINING, id_labels)
+    # What was learnt before is still there.
+    assert torch.equal(detector.score(HELD_OUT), expected)
+    assert detector.threshold == 1.0
+
+
+def test_nothing_to_learn_from(encoder: DualEncoder) -> None:
+    detector = OODDetector(encoder, LABELS, "nearest_neighbors")
+    with pytest.raises(ValueError, match="no image embeddings; give those of at least one"):
+        detector.fit(torch.empty(0, 24))
+    for nothing in ([], iter([])):
+        with pytest.raises(ValueError, match="empty; give at least one image"):
+            detector.fit(nothing)
+    with pytest.raises(ValueError, match="`k`.* 40 images"):
+        OODDetector(encoder, LABELS, "nearest_neighbors", k=41).fit(TRAINING)
+    with pytest.raises(ValueError, match="`batch_size` must be a positive integer, got 0"):
+        detector.fit(IMAGES, batch_size=0)
+
+
+@pytest.mark.filterwarnings("ignore:The covariances of 24 images")
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_images_that_cannot_be_read_are_left_out(
+    encoder: DualEncoder, caplog: pytest.LogCaptureFixture, use_cache: bool
+) -> None:
+    images = [png(noise(seed)) for seed in range(24)]
+    labels = [row % 4 for row in range(24)]
+    expected = OODDetector(encoder, LABELS, "mahalanobis").fit(images, labels, use_cache=use_cache)
+    damaged, damaged_labels = images[:], labels[:]
+    damaged.insert(2, images[0][:70])
+    damaged_labels.insert(2, 3)
+    caplog.clear()
+    detector = OODDetector(encoder, LABELS, "mahalanobis").fit(damaged, damaged_labels, use_cache=use_cache)
+    assert "1 of 25 images cannot be read and are left out. Image 2:" in caplog.text
+    assert detector.fitted_on == expected.fitted_on
+    torch.testing.assert_close(detector.score(HELD_OUT), expected.score(HELD_OUT), rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match=r"`id_labels\[3\]` must be one of"):
+        detector.fit(damaged, [*damaged_labels[:3], 7, *damaged_labels[4:]], use_cache=use_cache)
+
+    held_out = [png(noise(seed)) for seed in range(100, 120)]
+    caplog.clear()
+    calibration = detector.calibrate(iter([b"magic", *held_out]), use_cache=use_cache)
+    assert "1 of 21 images cannot be read and are left out. Image 0:" in caplog.text
+    assert calibration.n == 20
+
+
+def test_fitting_again_drops_the_threshold(encoder: DualEncoder, caplog: pytest.LogCaptureFixture) -> None:
+    detector = trained(encoder, "nearest_neighbors")
+    threshold = detector.calibrate(HELD_OUT).threshold
+    detector.fit(TRAINING[:30])
+    assert detector.threshold is None
+    assert detector.calibration is None
+    assert caplog.messages == [
+        f"The detector has dropped its threshold ({threshold:g}, calibrated on 100 images), because `fit` was called; "
+        "call `calibrate` anew."
+    ]
+    with pytest.raises(ValueError, match="p-values need a calibrated detector"):
+        detector.p_values(HELD_OUT)
+    # Images of the first time are held out now.
+    assert detector.calibrate(TRAINING[30:], 0.2).n == 10
+
+
+# Calibration
+
+
+@every_method
+@pytest.mark.parametrize("delta", [None, 0.1])
+def test_calibrated_threshold_refuses_the_promised_share(
+    encoder: DualEncoder, method: str, delta: float | None
+) -> None:
+    detector = trained(encoder, method)
+    calibration = detector.calibrate(HELD_OUT, max_id_rejection=0.1, delta=delta)
+    assert detector.calibration is calibration
+    assert detector.threshold == calibration.threshold
+    assert (calibration.n, calibration.max_id_rejection, calibration.delta) == (100, 0.1, delta)
+    # floor(0.1 * 101) - 1 = 9 of 100 lie above; with confidence the binomial tail leaves fewer
+    results = detector.results(HELD_OUT)
+    above = sum(result["verdict"] == "unknown" for result in results)
+    assert above == sum(detector.score(HELD_OUT) > calibration.threshold)
+    assert above == 9 if delta is None else above < 9
+    for result, p_value in zip(results, detector.p_values(HELD_OUT), strict=True):
+        assert result["is_ood"] is (result["verdict"] == "unknown")
+        assert result["p_value"] == p_value
+        assert result["promise"] == calibration.promise
+        if delta is None:
+            # The two ways to decide are one.
+            assert (p_value <= 0.1) == result["is_ood"]
+
+
+@every_method
+def test_same_embeddings_have_the_scores_they_were_calibrated_with(encoder: DualEncoder, method: str) -> None:
+    detector = trained(encoder, method)
+    detector.calibrate(3 * HELD_OUT)
+    p_values = detector.p_values(3 * HELD_OUT)
+    # Of 100 images that all differ, each has as many above as its rank says.
+    assert sorted(p_values) == pytest.approx([(rank + 1) / 101 for rank in range(1, 101)])
+
+
+def test_too_few_images_for_the_promise(encoder: DualEncoder) -> None:
+    detector = OODDetector(encoder, LABELS, "mcm", threshold=0.3)
+    with pytest.raises(
+        ValueError, match=r"^`id_images` has 3 images, but a promise of at most 5 % needs at least 19\."
+    ):
+        detector.calibrate(IMAGES[:3])
+    with pytest.raises(ValueError, match=r"^`ood_images` has 3 images, but a promise .* needs at least 19\."):
+        detector.calibrate(HELD_OUT, ood_images=IMAGES[:3])
+    with pytest.raises(ValueError, match="`per_label` leaves too few images .* or leave `per_label` out"):
+        detector.calibrate(HELD_OUT[:30], per_label=True)
+    for nothing in ([], torch.empty(0, 24)):
+        with pytest.raises(ValueError, match="at least one image"):
+            detector.calibrate(nothing)
+    for wrong in ({"max_id_rejection": 0.0}, {"max_id_rejection": 1.5}, {"delta": 1.0}, {"method": "magic"}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            detector.calibrate(HELD_OUT, **wrong)  # type: ignore[arg-type]
+    # What was there stays there.
+    assert (detector.threshold, detector.calibration) == (0.3, None)
+    calibration = detector.calibrate(IMAGES[:3], method="quantile")
+    assert calibration.promise.startswith("No promise")
+    assert detector(IMAGES[0])[0]["promise"] == calibration.promise
+
+
+def test_images_that_were_fitted_on_are_not_held_out(encoder: DualEncoder, tmp_path: Path) -> None:
+    images = [noise(seed) for seed in range(30)]
+    detector = OODDetector(encoder, LABELS, "nearest_neighbors").fit(images[:8])
+    with pytest.raises(ValueError, match="`id_images` has 2 of 24 images that the method was fitted on"):
+        detector.calibrate(images[6:])
+    paths = [tmp_path / f"{number}.png" for number in range(30)]
+    for path, image in zip(paths, images, strict=True):
+        image.save(path)
+    by_file = OODDetector(encoder, LABELS, "nearest_neighbors").fit([str(path) for path in paths[:8]])
+    with pytest.raises(ValueError, match="`id_images` has 1 of 23 images that the method was fitted on"):
+        by_file.calibrate(path.read_bytes() for path in paths[7:])
+    assert by_file.calibrate(paths[8:], use_cache=False).n == 22
+    detector = trained(encoder, "nearest_neighbors")
+    with pytest.raises(ValueError, match="40 of 140 images"):
+        detector.calibrate(torch.cat([HELD_OUT, TRAINING]))
+    # Methods that learn nothing may be calibrated on anything.
+    assert trained(encoder, "mcm").calibrate(TRAINING).n == 40
+
+
+def test_each_label_has_a_threshold_of_its_own(encoder: DualEncoder) -> None:
+    detector = OODDetector(encoder, LABELS, "mcm")
+    many = torch.randn(600, 24, generator=torch.Generator().manual_seed(3))
+    calibration = detector.calibrate(many, 0.1, per_label=True)
+    predicted = detector.predict(many)
+    groups = {group.label: group for group in calibration.groups}
+    assert set(groups) == set(LABELS)
+    results = detector.results(many)
+    for position, label in enumerate(LABELS):
+        mine = [result for result in results if result["label"] == label]
+        assert len(mine) == groups[label].n == int((predicted == position).sum())
+        assert {result["threshold"] for result in mine} == {groups[label].threshold}
+        assert sum(result["verdict"] == "unknown" for result in mine) == int(0.1 * (len(mine) + 1)) - 1
+    assert "for each label" in calibration.promise.lower()
+
+
+def test_a_label_that_no_image_has_gets_no_threshold(encoder: DualEncoder) -> None:
+    detector = OODDetector(encoder, LABELS, "mcm")
+    many = torch.randn(600, 24, generator=torch.Generator().manual_seed(3))
+    predicted = detector.predict(many)
+    with pytest.raises(
+        ValueError, match=r"no image whose most probable label is 'dog'; give images of each label, or"
+    ):
+        detector.calibrate(many[predicted != 1], per_label=True)
+    with pytest.raises(ValueError, match=r"most probable label is 'cat', 'dog', 'tree'; give"):
+        detector.calibrate(many[predicted == 2], per_label=True)
+    assert detector.threshold is None
+
+
+def test_three_answers(encoder: DualEncoder) -> None:
+    detector = OODDetector(encoder, LABELS, "mcm")
+    scores = detector.score(HELD_OUT)
+    # OOD images that overlap with the ID images
+    ood = torch.cat([HELD_OUT[scores > scores.median()], -HELD_OUT[:50]])
+    calibration = detector.calibrate(HELD_OUT, 0.05, ood_images=ood, max_ood_acceptance=0.05)
+    assert calibration.known_below is not None
+    assert calibration.known_below < calibration.threshold
+    results = detector.results(HELD_OUT)
+    for result in results:
+        score = result["ood_score"]
+        verdict = "unknown" if score > calibration.threshold else "unsure"
+        assert result["verdict"] == ("known" if score < calibration.known_below else verdict)
+        assert result["is_ood"] is {"known": False, "unknown": True, "unsure": None}[result["verdict"]]
+        assert result["threshold"] == calibration.threshold
+    assert {result["verdict"] for result in results} == {"known", "unknown", "unsure"}
+
+
+def test_what_was_calibrated_on_is_told(encoder: DualEncoder) -> None:
+    detector = OODDetector(encoder, LABELS, "mcm")
+    first = detector.calibrate(HELD_OUT)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d", first.date or "")
+    assert detector.calibrate(HELD_OUT.flip(0)).data_sha256 == first.data_sha256
+    for other in (HELD_OUT[1:], -HELD_OUT):
+        assert detector.calibrate(other).data_sha256 != first.data_sha256
+    assert detector.calibrate(HELD_OUT, ood_images=TRAINING).data_sha256 != first.data_sha256
+
+
+def test_a_threshold_set_by_hand_promises_nothing(encoder: DualEncoder) -> None:
+    detector = OODDetector(encoder, LABELS, "mcm")
+    with pytest.raises(ValueError, match="p-values need a calibrated detector; call `calibrate`"):
+        detector.p_values(HELD_OUT)
+    threshold = detector.calibrate(HELD_OUT, ood_images=TRAINING).threshold
+    detector.threshold = threshold
+    assert detector.calibration is None
+    (result,) = detector(IMAGES[0])
+    assert result["promise"] is result["p_value"] is None
+    with pytest.raises(ValueError, match="p-values need"):
+        detector.p_values(HELD_OUT)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_embeddings_of_any_precision(encoder: DualEncoder, dtype: torch.dtype) -> None:
+    given, held_out = TRAINING.to(dtype), HELD_OUT.to(dtype)
+    for method in METHODS:
+        detector = OODDetector(encoder, LABELS, method).fit(given, TRAINING_LABELS)
+        assert detector.score(held_out).dtype == torch.float32
+        detector.calibrate(held_out, 0.1)
+        assert sum(bool(result["is_ood"]) for result in detector.results(held_out)) == 9
+        assert torch.equal(detector.score(held_out), detector.score(held_out.float()))
+
+
+@every_method
+def test_no_embeddings_give_no_results(encoder: DualEncoder, method: str) -> None:
+    detector = trained(encoder, method)
+    detector.calibrate(HELD_OUT)
+    for nothing in (torch.empty(0, 24), np.empty((0, 24), dtype=np.float16)):
+        assert detector.score(nothing).shape == (0,)
+        assert detector.results(nothing) == []
+        assert detector.p_values(nothing).shape == (0,)
+
+
+@every_method
+def test_a_threshold_without_images_is_flagged(
+    encoder: DualEncoder, method: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    detector = trained(encoder, method)
+    caplog.clear()
+    if METHODS[method].text_contrast is None:
+        with pytest.raises(ValueError, match=f"ethod {method} "):
+            detector.guess_threshold()
+        assert (detector.threshold, detector.calibration) == (None, None)
+        return
+    calibration = detector.guess_threshold()
+    assert detector.calibration is calibration
+    assert (detector.threshold, calibration.method, calibration.n) == (calibration.threshold, "text", 4)
+    assert "No promise at all" in caplog.text
+    for result in detector(IMAGES):
+        assert result["verdict"] == ("unknown" if result["ood_score"] > calibration.threshold else "known")
+        assert result["promise"] == calibration.promise
+        assert result["promise"] is not None
+        assert result["promise"].startswith("No promise at all")
+        assert result["p_value"] is None
+    with pytest.raises(ValueError, match="p-values need a calibrated detector"):
+        detector.p_values(HELD_OUT)
+    # Images replace the guess, a guess the images.
+    detector.calibrate(HELD_OUT)
+    assert detector(IMAGES[0])[0]["p_value"] is not None
+    assert detector.guess_threshold() == calibration
+    assert detector(IMAGES[0])[0]["p_value"] is None
+    caplog.clear()
+    detector.templates = ["the {}"]
+    assert detector.threshold is None
+    (message,) = caplog.messages
+    assert message.startswith(
+        f"The detector has dropped its threshold ({calibration.threshold:g}), because `templates`"
+    )
+
+
+# Changes of what belongs to a detector
+
+
+def ready(encoder: Any, method: str, **options: Any) -> OODDetector:
+    """A detector that is fitted and calibrated."""
+    detector = trained(encoder, method)
+    detector.calibrate(torch.cat([HELD_OUT, 2 - HELD_OUT, HELD_OUT.flip(1)]), 0.2, **options)
+    return detector
+
+
+def state_of(detector: OODDetector) -> tuple[bool, bool]:
+    """Whether it is fitted, and whether it is calibrated."""
+    assert (detector.threshold is None) == (detector.calibration is None)
+    return detector.fitted_on is not None, detector.calibration is not None
+
+
+@every_method
+def test_other_labels_drop_everything(encoder: DualEncoder, method: str, caplog: pytest.LogCaptureFixture) -> None:
+    detector = ready(encoder, method)
+    caplog.clear()
+    detector.labels = LABELS
+    assert state_of(detector) == (METHODS[method].fit is not None, True)
+    assert not caplog.records
+    labels = ["apple", "pear"]
+    detector.labels = labels
+    labels.append("plum")
+    detector.labels.append("plum")
+    assert detector.labels == ["apple", "pear"]
+    assert state_of(detector) == (False, False)
+    (message,) = caplog.messages
+    learnt = "what it had learnt of 40 images and " if METHODS[method].fit is not None else ""
+    again = "`fit` and `calibrate`" if learnt else "`calibrate`"
+    assert message.startswith(f"The detector has dropped {learnt}its threshold (")
+    assert message.endswith(f", calibrated on 300 images), because `labels` changed; call {again} anew.")
+    if METHODS[method].fit is None:
+        expected = OODDetector(encoder, ["apple", "pear"], method).score(IMAGES)
+        assert torch.equal(detector.score(IMAGES), expected)
+    else:
+        with pytest.raises(ValueError, match="must be fitted"):
+            detector.score(IMAGES)
+
+
+@every_method
+def test_other_templates_drop_the_threshold_where_they_matter(
+    encoder: DualEncoder, method: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    fitted = METHODS[method].fit is not None
+    detector = ready(encoder, method)
+    caplog.clear()
+    detector.templates = detector.templates
+    assert state_of(detector) == (fitted, True)
+    detector.templates = ["the {}"]
+    assert detector.templates == ["the {}"]
+    assert state_of(detector) == (fitted, not METHODS[method].uses_text)
+    assert len(caplog.messages) == METHODS[method].uses_text
+    if not fitted:
+        expected = OODDetector(encoder, LABELS, method, templates=["the {}"])
+        assert torch.equal(detector.score(IMAGES), expected.score(IMAGES))
+
+    detector = ready(encoder, method)
+    detector.no_templates = ["no {}"]
+    assert state_of(detector) == (fitted, "no" not in METHODS[method].needs)
+
+
+def test_thresholds_of_labels_depend_on_templates(encoder: DualEncoder) -> None:
+    """Which label is the nearest one, and so which threshold holds, is a matter of texts."""
+    detector = ready(encoder, "nearest_neighbors", per_label=True)
+    detector.templates = ["the {}"]
+    assert state_of(detector) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("labels", ["cat", "cat"]), ("labels", ["cat"]), ("templates", ["photo"]), ("no_templates", "no {}")],
+)
+def test_changes_that_are_refused_change_nothing(encoder: DualEncoder, name: str, value: Any) -> None:
+    detector = ready(encoder, "mcm")
+    before, expected = getattr(detector, name), detector.results(HELD_OUT)
+    with pytest.raises((TypeError, ValueError), match="labels|templates"):
+        setattr(detector, name, value)
+    assert getattr(detector, name) == before
+    assert detector.results(HELD_OUT) == expected
+
+
+@every_method
+def test_an_equal_encoder_drops_nothing(encoder: DualEncoder, method: str, clipn_folder: Path) -> None:
+    one, other = (DualEncoder.from_pretrained(clipn_folder, device="cpu") for _ in range(2))
+    detector = ready(one, method)
+    before, expected = state_of(detector), detector.results(HELD_OUT)
+    detector.encoder = other
+    assert detector.encoder is other
+    assert state_of(detector) == before
+    assert detector.results(HELD_OUT) == expected
+
+
+@every_method
+def test_another_encoder_drops_everything(encoder: DualEncoder, method: str, clipn_folder: Path) -> None:
+    changed = DualEncoder.from_pretrained(clipn_folder, device="cpu")
+    with torch.no_grad():
+        changed.model.visual_projection.weight.mul_(1.5)
+    otherwise_prepared = DualEncoder.from_pretrained(clipn_folder, device="cpu")
+    otherwise_prepared.processor.image_processor.image_mean = [0.5, 0.5, 0.5]
+    for other in (changed, otherwise_prepared):
+        detector = ready(DualEncoder.from_pretrained(clipn_folder, device="cpu"), method)
+        detector.encoder = other
+        assert state_of(detector) == (False, False)
+        assert torch.equal(detector._text_embeddings, other.class_embeddings(LABELS)[0])
+
+
+@every_method
+def test_an_encoder_with_other_templates_keeps_what_was_learnt(
+    encoder: DualEncoder, method: str, clipn_folder: Path
+) -> None:
+    one, other = (DualEncoder.from_pretrained(clipn_folder, device="cpu") for _ in range(2))
+    other.templates = ["the {}"]
+    detector = ready(one, method)
+    detector.encoder = other
+    assert state_of(detector) == (METHODS[method].fit is not None, not METHODS[method].uses_text)
+    # Where the templates were chosen, those of the encoder do not matter.
+    detector = trained(one, method, templates=["a {}"], no_templates=["no {}"])
+    detector.calibrate(HELD_OUT)
+    detector.encoder = other
+    assert state_of(detector)[1]
+
+
+def test_an_encoder_that_cannot_serve_is_refused(encoder: DualEncoder, clip_folder: Path) -> None:
+    detector = ready(encoder, "atd")
+    expected = detector.results(HELD_OUT)
+    with pytest.raises(ValueError, match="Method atd needs a CLIPN"):
+        detector.encoder = str(clip_folder)
+    assert detector.encoder is encoder
+    assert detector.results(HELD_OUT) == expected
+
+
+@every_method
+def test_a_changed_copy_shares_no_state(encoder: DualEncoder, method: str, caplog: pytest.LogCaptureFixture) -> None:
+    detector = ready(encoder, method)
+    before, expected = state_of(detector), detector.results(HELD_OUT)
+    caplog.clear()
+    assert detector.with_changes().results(HELD_OUT) == expected
+    assert detector.with_changes(method=method, labels=LABELS, templates=None).results(HELD_OUT) == expected
+    assert not caplog.records
+    by_hand = detector.with_changes(threshold=0.25)
+    assert (by_hand.threshold, by_hand.calibration) == (0.25, None)
+    assert torch.equal(by_hand.score(HELD_OUT), detector.score(HELD_OUT))
+    fewer = detector.with_changes(labels=LABELS[:3], threshold=0.5)
+    assert (fewer.labels, fewer.threshold) == (LABELS[:3], 0.5)
+    fewer.fit(HELD_OUT, [row % 3 for row in range(100)]).calibrate(TRAINING)
+    fewer.templates = ["the {}"]
+    other = detector.with_changes(method="msp" if method == "mcm" else "mcm")
+    assert state_of(other) == (False, False)
+    assert (state_of(detector), detector.labels) == (before, LABELS)
+    assert detector.results(HELD_OUT) == expected
+
+
+def test_other_settings_drop_what_depends_on_them(encoder: DualEncoder, caplog: pytest.LogCaptureFixture) -> None:
+    detector = ready(encoder, "mcm")
+    assert state_of(detector.with_changes(temperature=1.0)) == (False, True)
+    caplog.clear()
+    hot = detector.with_changes(temperature=2.0)
+    assert state_of(hot) == (False, False)
+    assert hot.settings["temperature"] == 2.0
+    assert "because `settings` changed" in caplog.text
+    assert detector.settings["temperature"] == 1.0
+    detector = ready(encoder, "nearest_neighbors")
+    assert state_of(detector.with_changes(k=3)) == (False, False)
+    assert state_of(detector.with_changes(k=1)) == (True, True)
+    with pytest.raises(TypeError, match="Method nearest_neighbors does not know `temperature`"):
+        detector.with_changes(temperature=1.0)
+    with pytest.raises(TypeError, match="does not know `k`"):
+        detector.with_changes(method="mcm", k=1)
+
+
+def test_a_refused_change_says_nothing(encoder: DualEncoder, caplog: pytest.LogCaptureFixture) -> None:
+    detector = ready(encoder, "mcm")
+    caplog.clear()
+    with pytest.raises(ValueError, match="must contain"):
+        detector.with_changes(method="energy", templates=["photo"])
+    assert not caplog.records
+
+
+# Embeddings without a model
+
+
+def test_a_detector_on_embeddings(encoder: DualEncoder) -> None:
+    text, _ = encoder.class_embeddings(LABELS)
+    bank = dict(zip(LABELS, 3 * text, strict=True))
+    precomputed = PrecomputedEncoder(bank, "some-clip", encoder.templates, encoder.logit_scale)
+    for method in METHODS.values():
+        if "no" in method.needs:
+            with pytest.raises(ValueError, match=f"Method {method.name} needs a CLIPN .* got PrecomputedEncoder"):
+                OODDetector(precomputed, LABELS, method.name)
+            continue
+        detector, expected = (ready(one, method.name) for one in (precomputed, encoder))
+        torch.testing.assert_close(detector.score(HELD_OUT), expected.score(HELD_OUT), rtol=1e-5, atol=1e-6)
+        assert detector.predict(HELD_OUT).tolist() == expected.predict(HELD_OUT).tolist()
+        assert state_of(detector)[1]
+        for use in (detector, detector.score, detector.calibrate, detector.predict):
+            with pytest.raises(TypeError, match="no model for images; give image embeddings of some-clip"):
+                use(IMAGES)
+        with pytest.raises(ValueError, match="no embedding of 'bird' and 1 more label"):
+            detector.labels = ["cat", "bird", "plum"]
+        with pytest.raises(ValueError, match="were computed with the templates"):
+            detector.templates = ["the {}"]
+        assert state_of(detector)[1]
+        detector.encoder = PrecomputedEncoder(bank, "some-clip", encoder.templates, encoder.logit_scale)
+        assert state_of(detector)[1]
+    assert repr(OODDetector(precomputed, LABELS, "mcm")).startswith("OODDetector('some-clip', 4 labels,")
+
+
+def test_log_is_silent_without_losses(encoder: DualEncoder, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)
+    detector = OODDetector(encoder, LABELS, "mcm")
+    detector.labels = LABELS[:2]
+    detector.templates = ["the {}"]
+    detector.calibrate(HELD_OUT)
+    detector.calibrate(HELD_OUT)
+    assert not caplog.records

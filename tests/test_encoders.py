@@ -28,7 +28,14 @@ from transformers import (
 )
 
 from clipn_hf import CLIPNModel, CLIPNProcessor, DualEncoder, IncompleteCheckpointError, pipeline
-from clipn_hf.encoders import MAX_CACHED_LABEL_SETS, TEXT_BATCH_SIZE, AutoDualEncoder
+from clipn_hf.encoders import (
+    ALIGNMENT,
+    EMBEDDED_CHECKPOINT,
+    MAX_CACHED_LABEL_SETS,
+    TEXT_BATCH_SIZE,
+    AutoDualEncoder,
+    PrecomputedEncoder,
+)
 from clipn_hf.images import ImageError
 from clipn_hf.modeling.completeness import refuse_damaged
 from clipn_hf.prompts import DEFAULT_TEMPLATES, NO_TEMPLATES
@@ -537,3 +544,129 @@ def test_half_precision_on_a_gpu(clipn_folder: Path, dtype: torch.dtype) -> None
     found = half.image_embeddings(pixel_values)
     torch.testing.assert_close(found, single.image_embeddings(pixel_values), rtol=0, atol=3e-2)
     torch.testing.assert_close(found.norm(dim=1).cpu(), torch.ones(2))
+
+
+def test_says_which_model_it_is(clipn_folder: Path, clip_folder: Path, tmp_path: Path) -> None:
+    encoder = DualEncoder.from_pretrained(clipn_folder, device="cpu")
+    described = encoder.describe()
+    assert json.loads(json.dumps(described)) == described
+    digest = described.pop("weights_sha256")
+    assert len(bytes.fromhex(digest)) == 32
+    assert described == {
+        "id": str(clipn_folder),
+        "revision": None,
+        "class": "CLIPNModel",
+        "dtype": "float32",
+        "device": "cpu",
+        "logit_scale": encoder.logit_scale,
+    }
+    assert DualEncoder.from_pretrained(clipn_folder, device="cpu").describe()["weights_sha256"] == digest
+    assert DualEncoder.from_pretrained(clip_folder, device="cpu").describe()["weights_sha256"] != digest
+    for name in ("logit_scale", "visual_projection.weight", "no_text_projection.weight"):
+        changed = DualEncoder.from_pretrained(clipn_folder, device="cpu")
+        with torch.no_grad():
+            changed.model.state_dict()[name].add_(0.001)
+        assert changed.describe()["weights_sha256"] != digest
+    # In half precision other numbers, and the same ones in float32 afterwards
+    model = CLIPNModel.from_pretrained(clipn_folder, dtype=torch.float16)
+    model.save_pretrained(tmp_path)
+    encoder.processor.save_pretrained(tmp_path)
+    half = DualEncoder.from_pretrained(tmp_path, device="cpu").describe()["weights_sha256"]
+    assert half != digest
+    again = CLIPNModel.from_pretrained(tmp_path, dtype=torch.float16)
+    again.name_or_path = ""
+    assert DualEncoder(again, encoder.processor).describe() == {
+        **described,
+        "id": None,
+        "weights_sha256": half,
+        "logit_scale": again.logit_scale.exp().item(),
+    }
+
+
+def test_the_embedded_checkpoint_is_called_by_its_name() -> None:
+    if not Path(EMBEDDED_CHECKPOINT).is_dir():
+        pytest.skip("the embedded checkpoint is not there")
+    encoder = DualEncoder.from_pretrained(device="cpu")
+    assert encoder.source == EMBEDDED_CHECKPOINT
+    assert encoder.describe()["id"] == "clipn-tiny"
+
+
+def test_loaded_weights_give_the_same_bits(clipn_folder: Path, tmp_path: Path) -> None:
+    """Wherever a file has them: matrix products round differently at odd addresses."""
+    loaded = DualEncoder.from_pretrained(clipn_folder, device="cpu")
+    weights = [*loaded.model.parameters(), *loaded.model.buffers()]
+    assert all(weight.data_ptr() % ALIGNMENT == 0 for weight in weights if weight.numel())
+    copied = DualEncoder(CLIPNModel.from_pretrained(clipn_folder).to(torch.float64).float(), loaded.processor)
+    for count in (1, 2, 5, 9):
+        pixel_values = loaded.pixel_values([noise(seed) for seed in range(count)])
+        assert torch.equal(loaded.image_embeddings(pixel_values), copied.image_embeddings(pixel_values))
+    for one, other in zip(loaded.class_embeddings(LABELS), copied.class_embeddings(LABELS), strict=True):
+        assert one is not None
+        assert other is not None
+        assert torch.equal(one, other)
+
+
+BANK = {"cat": [3.0, 4.0], "dog": [0.0, 2.0], "tree": [-1.0, 0.0]}
+
+
+@pytest.mark.parametrize(
+    "convert",
+    [
+        list,
+        tuple,
+        np.array,
+        lambda row: np.array(row, dtype=np.float16),
+        torch.tensor,
+        lambda row: torch.tensor(row, dtype=torch.bfloat16),
+        lambda row: torch.tensor(row, requires_grad=True),
+    ],
+)
+def test_precomputed_texts_of_every_kind(convert: Callable[[list[float]], Any]) -> None:
+    encoder = PrecomputedEncoder({text: convert(row) for text, row in BANK.items()}, "some-clip", ["a {}"], 50)
+    text, no_text = encoder.class_embeddings(["tree", "cat"])
+    torch.testing.assert_close(text, torch.tensor([[-1.0, 0.0], [0.6, 0.8]]))
+    assert not text.requires_grad
+    assert no_text is None
+    assert (encoder.logit_scale, encoder.source, encoder.has_no_encoder) == (50.0, "some-clip", False)
+
+
+def test_precomputed_texts_are_told_apart() -> None:
+    encoder = PrecomputedEncoder(BANK, "some-clip", ["a {}"])
+    described = encoder.describe()
+    assert json.loads(json.dumps(described)) == described
+    assert (described["id"], described["class"]) == ("some-clip", "PrecomputedEncoder")
+    scaled = {text: [2 * value for value in row] for text, row in BANK.items()}
+    assert PrecomputedEncoder(dict(reversed(scaled.items())), "some-clip", ["a {}"]).describe() == described
+    for other in ({**BANK, "cat": [3.0, 4.1]}, {**BANK, "car": [1.0, 1.0]}):
+        assert PrecomputedEncoder(other, "some-clip", ["a {}"]).describe() != described
+
+
+@pytest.mark.parametrize(
+    ("bank", "error", "message"),
+    [
+        ({}, ValueError, "`text_bank` is empty"),
+        ({"cat": [[1.0, 2.0]]}, TypeError, r"`text_bank` must hold vectors, got shape \(1, 2\) for 'cat'"),
+        ({"cat": 1.0}, TypeError, r"must hold vectors, got shape \(\) for 'cat'"),
+        ({"cat": [1.0, 2.0], "dog": [1.0]}, ValueError, "vectors of one width, got 1 for 'dog' and 2 before"),
+        ({"cat": [0.0, 0.0]}, ValueError, "embedding of 'cat' is zero or not finite"),
+        ({"cat": [1.0, float("nan")]}, ValueError, "embedding of 'cat' is zero or not finite"),
+    ],
+)
+def test_bad_precomputed_texts(bank: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        PrecomputedEncoder(bank, "some-clip", ["a {}"])
+
+
+def test_precomputed_texts_cannot_change() -> None:
+    encoder = PrecomputedEncoder(BANK, "some-clip", ["a {}"])
+    assert encoder.label_templates() == encoder.label_templates(("a {}",)) == (["a {}"], [])
+    for wrong in ({"templates": ["the {}"]}, {"no_templates": ["no {}"]}):
+        with pytest.raises(ValueError, match=r"computed with the templates \['a \{\}'\], got"):
+            encoder.class_embeddings(["cat"], **wrong)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="`text_bank` of some-clip has no embedding of 'car' and 1 more label"):
+        encoder.class_embeddings(["cat", "car", "bus"])
+    for scale in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="`logit_scale` must be a positive number"):
+            PrecomputedEncoder(BANK, "some-clip", ["a {}"], scale)
+    with pytest.raises(ValueError, match="`templates"):
+        PrecomputedEncoder(BANK, "some-clip", ["photo"])

@@ -301,3 +301,61 @@ def test_no_word_of_adapters_where_there_is_none(clip_folder: Path, caplog: pyte
         encoder = DualEncoder.from_pretrained(clip_folder)
     assert not caplog.records
     assert list(NO_TEMPLATES) != encoder.no_templates
+
+
+def test_adapters_know_where_they_come_from(clip_folder: Path, tmp_path: Path) -> None:
+    adapted, _ = adapt(clip_folder, "lora", no_prompt_type="learnable")
+    adapted.save_pretrained(tmp_path / "adapter")
+    save_prompt_settings(adapted.config, tmp_path / "adapter")
+    encoder = DualEncoder.from_pretrained(tmp_path / "adapter", device="cpu")
+    assert (encoder.source, encoder.revision) == (str(tmp_path / "adapter"), None)
+    assert encoder.describe()["id"] == str(tmp_path / "adapter")
+    assert DualEncoder.from_pretrained(clip_folder, device="cpu").source == str(clip_folder)
+
+
+def test_detectors_without_weights_load_the_model_they_name(clipn_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(clipn_folder, tmp_path / "model")
+    OODDetector(tmp_path / "model", LABELS, device="cpu").save_pretrained(tmp_path / "detector", include_weights=False)
+    model = AutoDualEncoder.from_pretrained(tmp_path / "detector")
+    assert type(model) is CLIPNModel
+    assert model.detector_source == str(tmp_path / "detector")
+    assert model.weights_source == (str(tmp_path / "model"), None)
+    encoder = DualEncoder.from_pretrained(tmp_path / "detector", device="cpu")
+    assert encoder.source == str(tmp_path / "model")
+    expected = DualEncoder.from_pretrained(clipn_folder, device="cpu")
+    pixel_values = expected.pixel_values(IMAGES)
+    assert torch.equal(encoder.image_embeddings(pixel_values), expected.image_embeddings(pixel_values))
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"damaged")
+    with pytest.raises(IncompleteCheckpointError, match="model"):
+        AutoDualEncoder.from_pretrained(tmp_path / "detector")
+
+
+def test_folders_that_are_no_detectors_keep_their_error(clipn_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(clipn_folder, tmp_path / "model")
+    (tmp_path / "model" / "model.safetensors").unlink()
+    with pytest.raises(OSError, match=r"model\.safetensors"):
+        AutoDualEncoder.from_pretrained(tmp_path / "model")
+    (tmp_path / "model" / "detector.json").write_text("{}")
+    with pytest.raises(ValueError, match="without a `schema_version`"):
+        AutoDualEncoder.from_pretrained(tmp_path / "model")
+
+
+def test_detectors_are_looked_for_where_the_model_is(
+    clipn_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A private repository, or an older revision of one, has its detector there, too."""
+    assert AutoDualEncoder.from_pretrained(clipn_folder).detector_folder is None
+    OODDetector(clipn_folder, LABELS, device="cpu").save_pretrained(tmp_path)
+    asked = []
+
+    def find(source: str, name: str, **hub_arguments: Any) -> str | None:
+        asked.append((name, hub_arguments))
+        return str(tmp_path / name) if (tmp_path / name).is_file() else None
+
+    monkeypatch.setattr("clipn_hf.loading.find_file", find)
+    model = AutoDualEncoder.from_pretrained(tmp_path, token="secret", revision="v1")
+    assert model.detector_folder == str(tmp_path)
+    for name in ("detector.json", "detector.safetensors"):
+        assert (name, {"token": "secret", "revision": "v1"}) in asked
+    # It is not kept with the model.
+    assert "secret" not in repr(vars(model))

@@ -34,6 +34,8 @@ from clipn_hf.images import ImageError
 from clipn_hf.methods import METHODS
 
 LABELS = ["cat", "dog", "red bird", "tree"]
+# Others belong to a detector that was fitted and saved.
+ZERO_SHOT = [name for name, method in METHODS.items() if method.fit is None]
 
 
 def noise(seed: int) -> Image.Image:
@@ -61,7 +63,7 @@ def assert_same(found: Any, expected: Any) -> None:
     assert len(found) == len(expected)
     for one, other in zip(found, expected, strict=True):
         assert list(one) == list(other)
-        for key in ("is_ood", "threshold", "method", "label"):
+        for key in ("verdict", "is_ood", "threshold", "promise", "method", "label"):
             assert one[key] == other[key]
         for key in ("ood_score", "score"):
             assert one[key] == pytest.approx(other[key], rel=1e-4, abs=1e-6)
@@ -82,7 +84,7 @@ def test_import_registers_the_task() -> None:
         clipn_hf.pipelines  # noqa: B018
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ZERO_SHOT)
 def test_says_what_the_detector_says(pipe: OODPipeline, method: str) -> None:
     for options in ({}, {"threshold": 0.4}, {"templates": ["the {}", "a {}"]}):
         expected = OODDetector(pipe.encoder, LABELS, method, **options)(IMAGES)
@@ -158,7 +160,7 @@ def test_workers_give_the_same(pipe: OODPipeline, tmp_path: Path) -> None:
     assert_same(pipe(paths, candidate_labels=LABELS, batch_size=2, num_workers=2), expected)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ZERO_SHOT)
 def test_batch_size_and_order_do_not_matter(pipe: OODPipeline, method: str) -> None:
     expected = pipe(IMAGES, candidate_labels=LABELS, method=method)
     for batch_size in (2, 5, 8):
@@ -208,6 +210,17 @@ def test_options_can_be_given_once_for_all_calls(tiny_clip: CLIPModel, tiny_proc
     other = OODDetector(pipe.encoder, LABELS[:2], "mcm", threshold=0.2, temperature=0.5)(IMAGES, top_k=1)
     assert_same(pipe(IMAGES, candidate_labels=LABELS[:2], threshold=0.2), other)
     assert_same(pipe(IMAGES), expected)
+
+
+@pytest.mark.parametrize("method", sorted(METHODS.keys() - set(ZERO_SHOT)))
+def test_methods_that_are_fitted_need_a_detector(
+    pipe: OODPipeline, method: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(
+        ValueError, match=rf"Method {method} must be fitted before it judges; call `OODDetector\.fit\("
+    ):
+        pipe(IMAGES, candidate_labels=LABELS, method=method)
+    assert not caplog.records
 
 
 def test_five_labels_are_listed_unless_told_otherwise(pipe: OODPipeline) -> None:

@@ -16,17 +16,18 @@ https://arxiv.org/abs/2104.08279 (selection in a batch).
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from .evaluation.metrics import Labels, Scores, as_scores, check_share, most_within
 
-Method = Literal["conformal", "quantile"]
+Method = Literal["conformal", "quantile", "text"]
 
 # Relative. A tail probability that equals `delta` up to rounding counts as equal.
 _ROUNDING = 1e-9
@@ -54,12 +55,12 @@ class Calibration:
         threshold (`float`):
             An image is unknown when `score > threshold`. It is one of the calibration scores, so that the comparison
             is exact in the precision in which these were computed.
-        max_id_rejection (`float`):
-            Share of new ID images that may be called unknown.
-        method (`"conformal"` or `"quantile"`):
-            How the threshold was chosen.
+        max_id_rejection (`float` or `None`):
+            Share of new ID images that may be called unknown; `None` with `method="text"`, which bounds nothing.
+        method (`"conformal"`, `"quantile"` or `"text"`):
+            How the threshold was chosen; `"text"` stands for [`starting_threshold`].
         n (`int`):
-            How many ID images it was calibrated on.
+            How many ID images it was calibrated on, or labels with `method="text"`.
         delta (`float`, *optional*):
             The promise holds with confidence `1 - delta`; `None` if it holds on average.
         groups (`tuple` of [`GroupThreshold`], *optional*, defaults to `()`):
@@ -70,13 +71,17 @@ class Calibration:
             Share of new OOD images, like those used for calibration, that may be called known.
         n_ood (`int`, *optional*, defaults to 0):
             How many OOD images `known_below` was calibrated on.
+        date (`str`, *optional*):
+            The day of calibration, as `YYYY-MM-DD` in UTC. Detectors write it.
+        data_sha256 (`str`, *optional*):
+            SHA-256 of the calibration images, whatever their order. Detectors write it.
 
     Raises:
         TypeError, ValueError: A field is of the wrong type or outside its range.
     """
 
     threshold: float
-    max_id_rejection: float
+    max_id_rejection: float | None
     method: Method
     n: int
     delta: float | None = None
@@ -84,9 +89,14 @@ class Calibration:
     known_below: float | None = None
     max_ood_acceptance: float | None = None
     n_ood: int = 0
+    date: str | None = None
+    data_sha256: str | None = None
 
     def __post_init__(self) -> None:
-        _check_promise(self.max_id_rejection, "max_id_rejection", self.method, self.delta)
+        if self.method != "text":
+            _check_promise(self.max_id_rejection, "max_id_rejection", self.method, self.delta)
+        elif (self.max_id_rejection, self.delta, self.groups, self.known_below) != (None, None, (), None):
+            raise ValueError('`method="text"` promises nothing; leave out everything but `threshold` and `n`.')
         if (self.known_below is None) != (self.max_ood_acceptance is None):
             raise ValueError("`known_below` and `max_ood_acceptance` belong together; give both or none.")
         if self.max_ood_acceptance is not None:
@@ -110,6 +120,11 @@ class Calibration:
     @property
     def promise(self) -> str:
         """What holds for new images, in words."""
+        if self.max_id_rejection is None:
+            return (
+                f"No promise at all: the threshold is a guess from the texts of {self.n} labels, made without any "
+                "image; calibrate it with images."
+            )
         each = "for each label, " if self.groups else ""
         images = "the calibration images of that label" if self.groups else f"the {self.n} calibration images"
         rate = f"at most {_percent(self.max_id_rejection)} of"
@@ -294,6 +309,8 @@ def calibrate(
 
     ```
     """
+    if method not in ("conformal", "quantile"):
+        raise ValueError(f"`method` must be 'conformal' or 'quantile', but is {method!r}.")
     _check_promise(max_id_rejection, "max_id_rejection", method, delta)
     id_values = _finite(id_scores, "id_scores")
     allowed = _allowed(len(id_values), max_id_rejection, method, delta)
@@ -335,6 +352,50 @@ def calibrate(
         max_ood_acceptance=None if known_below is None else float(max_ood_acceptance),
         n_ood=n_ood,
     )
+
+
+def starting_threshold(score: Callable[[Tensor], Tensor], text_embeddings: Tensor, contrast: float) -> float:
+    r"""Guess a threshold from the class texts alone. It promises nothing: calibrate as soon as there are ID images.
+
+    With \\( t_c \\) the class texts: the median over the classes \\( c \\) of the score at the cosines
+    \\( \kappa \, (t_c \cdot t_1, …, t_c \cdot t_C) \\). Each text stands in for an image of its class, with the
+    contrast between classes reduced to the fraction \\( \kappa \\), because the best label stands out from the others
+    far less for an image than for the text of that label. How much less depends on the model, and texts do not tell:
+    for images of a class it is about 0.35 for OpenAI's ViT-B/32 and about 0.5 for clipn-tiny.
+
+    It makes sense only for scores that stay the same when a number is added to all cosines, those of a softmax over
+    them (MCM, MSP). How large cosines of images with texts are cannot be told from texts either.
+
+    Args:
+        score (`Callable`): Cosines of shape `(images, classes)` to OOD-ness of shape `(images,)`, higher = more OOD.
+        text_embeddings (`torch.Tensor` of shape `(classes, dim)`): Of at least two labels, of any norm.
+        contrast (`float`): \\( \kappa \\) in (0, 1). Lower rejects fewer images, ID and OOD alike.
+
+    Returns:
+        `float`: An image is called unknown when its score is above.
+
+    Raises:
+        ValueError: Fewer than two labels, or `contrast` outside (0, 1).
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from clipn_hf.calibration import starting_threshold
+    >>> from clipn_hf.scores import mcm
+    >>> round(starting_threshold(mcm, torch.tensor([[1.0, 0.0], [0.8, 0.6]]), contrast=0.2), 4)
+    0.49
+
+    ```
+    """
+    if text_embeddings.ndim != 2 or len(text_embeddings) < 2:
+        raise ValueError(
+            "`text_embeddings` must have shape (classes, dim) with at least 2 classes, but has shape "
+            f"{tuple(text_embeddings.shape)}."
+        )
+    check_share(contrast, "contrast", "(0, 1)", 0.2)
+    texts = normalize(text_embeddings.float(), dim=1)
+    return score(contrast * (texts @ texts.T)).quantile(0.5).item()
 
 
 def images_needed(max_rejection: float = 0.05, delta: float | None = None) -> int:
@@ -632,4 +693,5 @@ __all__ = [
     "combine_p_values",
     "images_needed",
     "p_values",
+    "starting_threshold",
 ]

@@ -5,7 +5,7 @@
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -106,6 +106,34 @@ def text_encoder_settings(model: Any, kind: Kind, tokenizer: Any, max_length: in
     }
 
 
+def data_digest(digests: Iterable[bytes], labels: Sequence[Any] | None = None) -> str:
+    """Compute SHA-256 of a set of images, whatever their order.
+
+    Args:
+        digests (`Iterable[bytes]`): The digest of each image.
+        labels (`Sequence`, *optional*): The label of each image, which then counts, too.
+
+    Returns:
+        `str`: In hexadecimal.
+    """
+    rows = list(digests)
+    if labels is not None:
+        rows = [digest + repr(label).encode() for digest, label in zip(rows, labels, strict=True)]
+    return hashlib.sha256(b"\0".join(sorted(rows))).hexdigest()
+
+
+def model_digest(model: Any) -> str:
+    """Compute SHA-256 of all weights of a model, in hexadecimal, as they are in float32: names, shapes and values.
+
+    Args:
+        model ([`~transformers.CLIPModel`] or [`CLIPNModel`], with or without a peft adapter): The model.
+
+    Returns:
+        `str`: The same for a model that computes in half precision and for its conversion to float32.
+    """
+    return _weights_digest(model, ("",), torch.float32)
+
+
 def _encoder_settings(model: Any, kind: Kind) -> dict[str, Any]:
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     known = type(base) in (CLIPModel, CLIPNModel)
@@ -135,11 +163,12 @@ def _encoder_settings(model: Any, kind: Kind) -> dict[str, Any]:
     }
 
 
-def _weights_digest(model: Any, parts: tuple[str, ...]) -> str:
+def _weights_digest(model: Any, parts: tuple[str, ...], dtype: torch.dtype | None = None) -> str:
     """Compute SHA-256 of the weights in some parts of a model: names, shapes, dtypes and values."""
     digest = hashlib.sha256()
     for name, tensor in model.state_dict().items():
         if name.startswith(parts):
+            tensor = tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
             digest.update(tensor.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy())
     return digest.hexdigest()
@@ -167,4 +196,12 @@ def _version(package: str) -> str | None:
         return None
 
 
-__all__ = ["Kind", "image_digest", "image_encoder_settings", "settings_digest", "text_encoder_settings"]
+__all__ = [
+    "Kind",
+    "data_digest",
+    "image_digest",
+    "image_encoder_settings",
+    "model_digest",
+    "settings_digest",
+    "text_encoder_settings",
+]

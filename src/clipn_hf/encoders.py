@@ -2,12 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Images and texts to embeddings, behind one interface for CLIP and CLIPN."""
 
-import importlib.resources
+import itertools
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -15,15 +16,15 @@ from torch.nn.functional import normalize
 from transformers import AutoProcessor, CLIPConfig
 from transformers.utils import logging
 
+from .digests import model_digest, settings_digest
 from .dtypes import floating_dtype
 from .images import ImageError, ImageSource, load_image
-from .loading import POOLS, AutoDualEncoder
+from .loading import EMBEDDED_CHECKPOINT, POOLS, AutoDualEncoder
 from .modeling import IncompleteCheckpointError
 from .prompts import fill_templates, resolve_templates, validate_labels, validate_templates
 
 logger = logging.get_logger(__name__)
 
-EMBEDDED_CHECKPOINT = str(importlib.resources.files("clipn_hf") / "checkpoints" / "clipn-tiny")
 EMBEDDED_NOTICE = (
     "No model given: using the embedded clipn-tiny, a small CLIPN trained on emoji drawings, good for first steps. "
     'For photographs give a real one, such as model="openai/clip-vit-base-patch16" with method="mcm".'
@@ -31,6 +32,8 @@ EMBEDDED_NOTICE = (
 
 TEXT_BATCH_SIZE = 256
 MAX_CACHED_LABEL_SETS = 16
+# What torch gives the memory it allocates on a CPU, in bytes.
+ALIGNMENT = 64
 # Images that are longer lose their ends before they are resized, if the processor would cut these off anyway.
 MAX_ASPECT_RATIO = 32
 
@@ -63,6 +66,8 @@ class DualEncoder:
     Attributes:
         logit_scale (`float`):
             The factor between cosines and logits, `exp` of the parameter of that name when the encoder was made.
+        source (`str` or `None`): The Hub id or folder that the model, or the adapter on it, comes from, where known.
+        revision (`str` or `None`): The commit of the Hub repository `source`, where known.
         templates, no_templates (`list[str]`):
             What `class_embeddings` uses by default: those of processor and model, without any
             `clipn_hf.prompts.DEFAULT_TEMPLATES`.
@@ -111,9 +116,15 @@ class DualEncoder:
             asked = torch.float32
         if asked is not None:
             model.to(asked)
+        if model.device.type == "cpu":
+            _align_weights(model)
         self.model = model.eval()
         self.processor = processor
         self.logit_scale = scale
+        self.source: str | None = model.name_or_path or None
+        self.revision: str | None = getattr(model.config, "_commit_hash", None)
+        if getattr(model, "weights_source", None) is not None:
+            self.source, self.revision = model.weights_source
         self._label_embeddings: OrderedDict[tuple[Any, ...], Tensor] = OrderedDict()
         self._first_weights: tuple[tuple[int, ...], list[Tensor]] = ((), [])
 
@@ -155,7 +166,7 @@ class DualEncoder:
             device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
         model = AutoDualEncoder.from_pretrained(source, **hub_arguments)
         if processor is None:
-            if model.name_or_path == os.fspath(source):
+            if os.fspath(source) in (model.name_or_path, getattr(model, "detector_source", None)):
                 processor = AutoProcessor.from_pretrained(source, **hub_arguments)
             elif getattr(model, "adapter_processor", None) is None:
                 # An adapter that changes no tokens comes without a processor. Its revision is not that of its base.
@@ -177,6 +188,23 @@ class DualEncoder:
     def has_no_encoder(self) -> bool:
         """Whether the model has a "no" text encoder."""
         return hasattr(self.model, "get_no_text_features")
+
+    def describe(self) -> dict[str, Any]:
+        """Say which model this is, for records of results and for detectors that are saved.
+
+        Returns:
+            `dict`: Of what JSON knows: `"id"`, `"revision"`, `"class"`, `"weights_sha256"`, `"dtype"`, `"device"` and
+            `"logit_scale"`. The digest is that of the weights in float32.
+        """
+        return {
+            "id": "clipn-tiny" if self.source == EMBEDDED_CHECKPOINT else self.source,
+            "revision": self.revision,
+            "class": type(self.model).__name__,
+            "weights_sha256": model_digest(self.model),
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "device": self.device.type,
+            "logit_scale": self.logit_scale,
+        }
 
     @property
     def max_text_length(self) -> int:
@@ -408,6 +436,132 @@ class DualEncoder:
         )
 
 
+class PrecomputedEncoder:
+    """Text embeddings that were computed before, in place of a model, for image embeddings from the same one.
+
+    A detector made with it judges embeddings, not images.
+
+    Args:
+        text_bank (`Mapping[str, numpy.ndarray or torch.Tensor]`):
+            The embedding, `(dim,)` and of any norm, of each text that may become a label.
+        name (`str`): The model that computed them, for records.
+        templates (`Sequence[str]`): The templates that the texts were put into before.
+        logit_scale (`float`, *optional*, defaults to 100.0): The factor between cosines and logits of that model.
+
+    Raises:
+        TypeError: An embedding is no vector.
+        ValueError: There are none, they are of several widths, zero or not finite; the scale is not positive.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from clipn_hf import OODDetector
+    >>> from clipn_hf.encoders import PrecomputedEncoder
+    >>> encoder = PrecomputedEncoder({"cat": [1.0, 0.0], "dog": [0.0, 1.0]}, "my-clip", ["a photo of a {}."])
+    >>> OODDetector(encoder, ["cat", "dog"], "mcm").score(torch.tensor([[1.0, 0.1], [0.5, 0.5]]))
+    tensor([0.2901, 0.5000])
+
+    ```
+    """
+
+    has_no_encoder = False
+    revision = None
+
+    def __init__(
+        self, text_bank: Mapping[str, Any], name: str, templates: Sequence[str], logit_scale: float = 100.0
+    ) -> None:
+        if not text_bank:
+            raise ValueError("`text_bank` is empty; give the embedding of each label.")
+        rows = {
+            text: torch.as_tensor(row if isinstance(row, Tensor) else np.asarray(row))
+            .detach()
+            .to("cpu", torch.float32)
+            for text, row in text_bank.items()
+        }
+        width = next(iter(rows.values())).shape
+        for text, row in rows.items():
+            if row.ndim != 1:
+                raise TypeError(f"`text_bank` must hold vectors, got shape {tuple(row.shape)} for {text!r}.")
+            if row.shape != width:
+                raise ValueError(
+                    f"`text_bank` must hold vectors of one width, got {len(row)} for {text!r} and {width[0]} before."
+                )
+            if not torch.isfinite(row).all() or not row.any():
+                raise ValueError(f"The embedding of {text!r} is zero or not finite; compute it again.")
+        if not 0 < logit_scale < float("inf"):
+            raise ValueError(f"`logit_scale` must be a positive number, got {logit_scale!r}.")
+        self.source = name
+        self.templates = validate_templates(templates)
+        self.no_templates: list[str] = []
+        self.logit_scale = float(logit_scale)
+        self.device = torch.device("cpu")
+        self.dtype = torch.float32
+        self._positions = {text: position for position, text in enumerate(rows)}
+        self._bank = normalize(torch.stack(list(rows.values())), dim=-1)
+
+    def describe(self) -> dict[str, Any]:
+        """Say which embeddings these are, as [`DualEncoder.describe`] does; the digest is that of the embeddings."""
+        texts = {text: self._bank[position].tolist() for text, position in self._positions.items()}
+        return {
+            "id": self.source,
+            "revision": None,
+            "class": type(self).__name__,
+            "weights_sha256": settings_digest(texts),
+            "dtype": "float32",
+            "device": "cpu",
+            "logit_scale": self.logit_scale,
+        }
+
+    def label_templates(
+        self, templates: Sequence[str] | None = None, no_templates: Sequence[str] | None = None
+    ) -> tuple[list[str], list[str]]:
+        """Find the templates, which are those that the embeddings were computed with.
+
+        Raises:
+            ValueError: Others are asked for.
+        """
+        if no_templates is not None or (templates is not None and list(templates) != self.templates):
+            raise ValueError(
+                f"The embeddings of {self.source} were computed with the templates {self.templates}, got "
+                f"{list(templates or no_templates or [])}; leave them out, or give a model."
+            )
+        return self.templates, []
+
+    def class_embeddings(
+        self,
+        labels: Sequence[str],
+        templates: Sequence[str] | None = None,
+        no_templates: Sequence[str] | None = None,
+        use_no_encoder: bool = True,
+    ) -> tuple[Tensor, None]:
+        """Look up labels, as [`DualEncoder.class_embeddings`] embeds them.
+
+        Raises:
+            ValueError: Labels that are not in the bank, or other templates.
+        """
+        labels = validate_labels(labels)
+        self.label_templates(templates, no_templates)
+        unknown = [label for label in labels if label not in self._positions]
+        if unknown:
+            more = f" and {len(unknown) - 1} more labels" if len(unknown) > 1 else ""
+            raise ValueError(
+                f"`text_bank` of {self.source} has no embedding of {unknown[0]!r}{more}; add it, or choose others."
+            )
+        return self._bank[[self._positions[label] for label in labels]], None
+
+
+@torch.no_grad()
+def _align_weights(model: Any) -> None:
+    """Move weights that lie at odd addresses, as those read from a file do.
+
+    Matrix products round differently there, so that the model would not give the same numbers as before it was saved.
+    """
+    for weight in itertools.chain(model.parameters(), model.buffers()):
+        if weight.data_ptr() % ALIGNMENT:
+            weight.data = weight.data.clone()
+
+
 def _check_tokenizer(model: Any, tokenizer: Any) -> None:
     """Refuse a tokenizer of another model, or the empty one that transformers makes where its files are missing."""
     rows = model.text_model.get_input_embeddings().weight.shape[0]
@@ -476,4 +630,11 @@ def _shorten(image: Image.Image, image_processor: Any) -> Image.Image:
     return image.crop((start, 0, start + kept, short) if wide else (0, start, short, start + kept))
 
 
-__all__ = ["EMBEDDED_CHECKPOINT", "EMBEDDED_NOTICE", "AutoDualEncoder", "DualEncoder", "IncompleteCheckpointError"]
+__all__ = [
+    "EMBEDDED_CHECKPOINT",
+    "EMBEDDED_NOTICE",
+    "AutoDualEncoder",
+    "DualEncoder",
+    "IncompleteCheckpointError",
+    "PrecomputedEncoder",
+]

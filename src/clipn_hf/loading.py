@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Dual encoders from folders and repositories: whole checkpoints, and peft adapters with their base models."""
 
+import importlib.resources
 import json
 import os
 from pathlib import Path
@@ -20,6 +21,7 @@ from transformers.utils import (
 )
 from transformers.utils.peft_utils import ADAPTER_CONFIG_NAME
 
+from .detector_files import DETECTOR_NAME, TENSORS_NAME, read_detector
 from .modeling import CLIPNModel, IncompleteCheckpointError
 from .modeling.completeness import check_complete, refuse_damaged
 from .modeling.modeling_clipn import LOADING_ARGUMENTS
@@ -28,6 +30,7 @@ from .modeling.prompt_settings import find_file, load_prompt_settings, select_hu
 
 logger = logging.get_logger(__name__)
 
+EMBEDDED_CHECKPOINT = str(importlib.resources.files("clipn_hf") / "checkpoints" / "clipn-tiny")
 WEIGHTS_NAMES = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME, WEIGHTS_INDEX_NAME)
 POOLS = ("templates", "no_templates")
 
@@ -47,6 +50,11 @@ class AutoDualEncoder(AutoModel):
         [`~clipn_hf.modeling.save_prompt_settings`]). Tokens that the tokenizer beside the adapter adds are added to
         the model, and the processor is kept as its `adapter_processor`.
 
+        The folder or repository of a detector that was saved without weights loads the model that it names; its
+        `detector_source` is that of the detector, its `weights_source` that of the model, a Hub id or folder with its
+        revision, as for adapters. The `detector_folder` of a model is that in which the files of a detector were
+        found beside it, else None.
+
         Raises:
             IncompleteCheckpointError:
                 The checkpoint is damaged or lacks weights of its model, or the adapter lacks its base model or does
@@ -54,16 +62,75 @@ class AutoDualEncoder(AutoModel):
             OSError: There is no such checkpoint.
         """
         source = os.fspath(pretrained_model_name_or_path)
+        model = cls._load(source, *args, **kwargs)
+        model.detector_folder = _find_detector(source, kwargs)
+        return model
+
+    @classmethod
+    def _load(cls, source: str, *args: Any, **kwargs: Any) -> Any:
         kwargs["dtype"] = torch.float32
         adapter = _read_adapter(source, kwargs)
         if adapter is not None:
-            return _load_adapted(source, adapter, kwargs)
-        # Their names and shapes are reported, and refused then.
-        kwargs["ignore_mismatched_sizes"] = True
-        with refuse_damaged(source):
-            model, report = AutoModel.from_pretrained(source, *args, output_loading_info=True, **kwargs)
+            model = _load_adapted(source, adapter, kwargs)
+            model.weights_source = source, kwargs.get("revision")
+            return model
+        try:
+            # Names and shapes that do not fit are reported, and refused then.
+            with refuse_damaged(source):
+                model, report = AutoModel.from_pretrained(
+                    source, *args, output_loading_info=True, **{**kwargs, "ignore_mismatched_sizes": True}
+                )
+        except OSError:
+            referenced = _read_reference(source, kwargs)
+            if referenced is None:
+                raise
+            named, revision = referenced
+            loading = {
+                name: value for name, value in kwargs.items() if name not in ("config", "revision", "subfolder")
+            }
+            try:
+                model = cls.from_pretrained(named, revision=revision, **loading)
+            except OSError as error:
+                at = "" if revision is None else f" at revision {revision}"
+                raise IncompleteCheckpointError(
+                    f"The detector {source} names the model {named}{at}, which cannot be loaded: {error}"
+                ) from error
+            model.detector_source, model.weights_source = source, (named, revision)
+            return model
         check_complete(source, type(model).__name__, report["missing_keys"], report["mismatched_keys"])
         return model
+
+
+def _find_detector(source: str, kwargs: dict[str, Any]) -> str | None:
+    """The folder that holds the files of a detector, in the cache if `source` is a repository; None if there are none.
+
+    They are fetched here, because a pipeline is not told the token or revision that its model is loaded with.
+    """
+    hub_arguments = select_hub_arguments(kwargs)
+    file = find_file(source, DETECTOR_NAME, **hub_arguments)
+    if file is None:
+        return None
+    find_file(source, TENSORS_NAME, **hub_arguments)
+    return os.path.dirname(file)
+
+
+def _read_reference(source: str, kwargs: dict[str, Any]) -> tuple[str, str | None] | None:
+    """The model that a detector without weights names, and its revision; None where `source` is no such detector."""
+    values = read_detector(source, **select_hub_arguments(kwargs))
+    if values is None or values["model"]["weights"] == "inside":
+        return None
+    model = values["model"]
+    if model["weights"] == "embedded":
+        return EMBEDDED_CHECKPOINT, None
+    if model["weights"] == "folder":
+        named = os.path.normpath(os.path.join(os.path.realpath(source), model["id"]))
+        if named == os.path.realpath(source):
+            raise IncompleteCheckpointError(
+                f"The detector {source} was saved beside the weights of its model, which are missing now; put them "
+                "there again."
+            )
+        return named, None
+    return model["id"], model["revision"]
 
 
 def _read_adapter(source: str, kwargs: dict[str, Any]) -> dict[str, Any] | None:
@@ -177,4 +244,4 @@ def _check_tokens(source: str, adapter: dict[str, Any], model: CLIPNModel) -> No
         )
 
 
-__all__ = ["AutoDualEncoder"]
+__all__ = ["EMBEDDED_CHECKPOINT", "AutoDualEncoder"]

@@ -50,6 +50,9 @@ class OODPipeline(Pipeline):
     on a CPU, converted to float32. Scores of one image differ by less than 1e-4 of their size between batch sizes and
     orders.
 
+    The folder or repository of a detector that [`OODDetector.save_pretrained`] wrote brings its labels, method,
+    threshold and all that it has learnt; what a call names differently holds for that call.
+
     Args:
         model ([`~transformers.CLIPModel`] or [`CLIPNModel`]): With a model object pass its `processor`, too.
         candidate_labels, method, threshold, top_k, templates, no_templates, batch_size, num_workers, settings:
@@ -86,6 +89,7 @@ class OODPipeline(Pipeline):
         if self.processor is None and self.tokenizer is not None and self.image_processor is not None:
             self.processor = CLIPProcessor(self.image_processor, self.tokenizer)
         self.encoder = DualEncoder(self.model, self.processor, dtype=dtype)
+        self.detector = self._load_detector()
 
     # This method and the three steps below take what this task needs; in transformers they take anything.
     def __call__(  # type: ignore[override]
@@ -100,7 +104,8 @@ class OODPipeline(Pipeline):
                 such as `KeyDataset`; a `datasets.Dataset` or `datasets.IterableDataset`, whose only column of type
                 `Image`, or else the one called `"image"`, is read. In place of an image, a dictionary with one under
                 `"image"` will do.
-            candidate_labels (`Sequence[str]`): The known classes. They are encoded once, and kept for later calls.
+            candidate_labels (`Sequence[str]`): The known classes. They are encoded once, and kept for later calls. May
+                be left out for a detector that was saved.
             method (`str`, *optional*, defaults to `"atd"`): A key of `clipn_hf.methods.METHODS`.
             threshold (`float`, *optional*): The score above which an image is OOD, strictly. By default the
                 threshold-free rule of the method decides, where it has one.
@@ -124,12 +129,19 @@ class OODPipeline(Pipeline):
             kwargs["candidate_labels"] = candidate_labels
         options = {**self._defaults, **kwargs}
         settings = {name: value for name, value in options.items() if name not in CALL_OPTIONS}
-        get_method(options.get("method", "atd")).resolve_settings(settings, CALL_OPTIONS)
+        method = "atd" if self.detector is None else self.detector.method.name
+        get_method(options.get("method", method)).resolve_settings(settings, CALL_OPTIONS)
         labels, top_k = options.pop("candidate_labels", None), options.pop("top_k", TOP_K)
-        if labels is None:
-            raise ValueError('`candidate_labels` is missing; name the known classes, such as ["cat", "dog"].')
         check_count("top_k", top_k)
-        detector = OODDetector(self.encoder, validate_labels(labels, "candidate_labels"), **options)
+        if labels is not None:
+            options["labels"] = validate_labels(labels, "candidate_labels")
+        if self.detector is not None:
+            detector = self.detector.with_changes(**options)
+        elif labels is None:
+            raise ValueError('`candidate_labels` is missing; name the known classes, such as ["cat", "dog"].')
+        else:
+            detector = OODDetector(self.encoder, **options)
+        detector.check_fitted()
         detector.explain_missing_verdict()
         numbered = number_images(images)
         if numbered is None:
@@ -141,6 +153,11 @@ class OODPipeline(Pipeline):
         # Datasets and iterators may be long: their results come one by one.
         in_memory = isinstance(images, Sequence | Mapping) and isinstance(numbered, NumberedImages)
         return list(results) if in_memory else results
+
+    def _load_detector(self) -> OODDetector | None:
+        """The detector that was saved with the model, if there is one."""
+        folder = getattr(self.model, "detector_folder", None)
+        return None if folder is None else OODDetector.from_pretrained(folder, encoder=self.encoder)
 
     def _sanitize_parameters(self, **options: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         return {}, {}, options
@@ -162,6 +179,8 @@ class OODPipeline(Pipeline):
     ) -> None:
         """Save model and processor, from which `pipeline("ood-detection", model=save_directory)` makes this again.
 
+        Of a detector that was saved, the whole detector is saved, as [`OODDetector.save_pretrained`] does it.
+
         No code is saved: transformers would write the pipeline's own, which then could not be loaded without
         `trust_remote_code`.
 
@@ -170,12 +189,16 @@ class OODPipeline(Pipeline):
             push_to_hub (`bool`, *optional*, defaults to `False`):
                 Whether to publish model and processor, too, in one commit, as `push_to_hub()` does.
             kwargs:
-                Arguments of `PreTrainedModel.save_pretrained`, such as `max_shard_size`; for publishing, those of
-                `push_to_hub()`, such as `private`, and `repo_id`, by default the name of the folder.
+                Arguments of `PreTrainedModel.save_pretrained`, such as `max_shard_size`, which a detector does not
+                take; for publishing, those of `push_to_hub()`, such as `private`, and `repo_id`, by default the name
+                of the folder.
         """
         publishing = {name: kwargs.pop(name) for name in PUBLISHING_OPTIONS if name in kwargs}
-        self.model.save_pretrained(save_directory, **kwargs)
-        self.encoder.processor.save_pretrained(save_directory)
+        if self.detector is None:
+            self.model.save_pretrained(save_directory, **kwargs)
+            self.encoder.processor.save_pretrained(save_directory)
+        else:
+            self.detector.save_pretrained(save_directory, not getattr(self.model, "peft_config", None))
         if push_to_hub:
             if "max_shard_size" in kwargs:
                 publishing["max_shard_size"] = kwargs["max_shard_size"]

@@ -31,10 +31,24 @@ if TYPE_CHECKING:
 
 READERS = min(16, os.cpu_count() or 1)
 MAX_TILES = 200
-CSV_COLUMNS = ("file", "is_ood", "ood_score", "threshold", "method", "label", "score", "error")
+CSV_COLUMNS = (
+    "file",
+    "verdict",
+    "is_ood",
+    "ood_score",
+    "threshold",
+    "p_value",
+    "method",
+    "label",
+    "score",
+    "error",
+)
 UNREADABLE = "unreadable"
 
 Record = Mapping[str, Any]
+
+# Of verdicts on contact sheets
+_ORDER = {False: 0, None: 1, True: 2}
 
 
 class Format(StrEnum):
@@ -73,7 +87,7 @@ def judge_files(
         except ImageError as error:
             return error
         thumbnail = fit_picture(image) if with_thumbnail else None
-        return detector.encoder.pixel_values([image], start=None), thumbnail
+        return detector.image_encoder.pixel_values([image], start=None), thumbnail
 
     def read_ahead() -> "Iterator[tuple[str, tuple[Tensor, Image.Image | None] | ImageError]]":
         pending: deque[tuple[str, Future[tuple[Tensor, Image.Image | None] | ImageError]]] = deque()
@@ -91,7 +105,7 @@ def judge_files(
         pixel_values = [item[0] for _, item in batch if isinstance(item, tuple)]
         results: Iterator[OODResult] = iter(())
         if pixel_values:
-            embeddings = detector.encoder.image_embeddings(torch.cat(pixel_values))
+            embeddings = detector.image_encoder.image_embeddings(torch.cat(pixel_values))
             results = iter(detector.results(embeddings, top_k))
         for file, item in batch:
             if isinstance(item, tuple):
@@ -102,7 +116,7 @@ def judge_files(
 
 def verdict_word(record: Record) -> str:
     """Name the verdict of a record."""
-    return UNREADABLE if "error" in record else VERDICTS[record["is_ood"]].word
+    return UNREADABLE if "error" in record else str(record["verdict"])
 
 
 def record_writer(format: Format, stream: TextIO, labels: Sequence[str]) -> Callable[[Record], None]:
@@ -130,11 +144,11 @@ def _table_writer(stream: TextIO, labels: Sequence[str]) -> Callable[[Record], N
         if "error" in record:
             console.print(Text.assemble((f"{UNREADABLE:<{width + 31}}", "red"), printable(record["file"])))
             return
-        verdict = VERDICTS[record["is_ood"]]
+        verdict, color = record["verdict"], VERDICTS[record["is_ood"]].color
         label = set_cell_size(printable(record["label"]), width)
         console.print(
             Text.assemble(
-                (f"{verdict.word:<11}", verdict.color),
+                (f"{verdict:<11}", color),
                 f"{record['ood_score']:>10.4f}  {label}  {record['score']:>4.0%}  {printable(record['file'])}",
             )
         )
@@ -176,11 +190,16 @@ def save_contact_sheet(
 
     tiles = [
         Tile(
-            thumbnail, record["is_ood"], record["ood_score"], record["label"], group=verdict_word(record).capitalize()
+            thumbnail,
+            record["is_ood"],
+            record["ood_score"],
+            record["label"],
+            group=record["verdict"].capitalize(),
+            word=record["verdict"],
         )
         for thumbnail, record in judged
     ]
-    tiles.sort(key=lambda tile: (tile.is_ood is True, tile.ood_score))
+    tiles.sort(key=lambda tile: (_ORDER[tile.is_ood], tile.ood_score))
     rule = "" if detector.threshold is None else f", threshold {detector.threshold:g}"
     images = f"the first {MAX_TILES} images" if len(tiles) == MAX_TILES else "images"
     subtitle = f"{detector.method.title}{rule}: {images} by rising OOD score, each with its nearest label."

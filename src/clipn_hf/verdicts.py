@@ -19,6 +19,9 @@ class Verdict(NamedTuple):
     color: str
 
 
+# Between two thresholds: for a person to look at.
+UNSURE = "unsure"
+
 # Bluish green and vermilion are the pair of Okabe and Ito's palette that stays apart in every common form of colour
 # blindness.
 VERDICTS: Mapping[bool | None, Verdict] = MappingProxyType(
@@ -29,4 +32,4 @@ VERDICTS: Mapping[bool | None, Verdict] = MappingProxyType(
     }
 )
 
-__all__ = ["VERDICTS", "Verdict"]
+__all__ = ["UNSURE", "VERDICTS", "Verdict"]

@@ -46,6 +46,7 @@ class Tile:
         label (`str`): The nearest label.
         correct (`bool`, *optional*): Whether the verdict is right, `None` where the truth is not known.
         group (`str`, *optional*, defaults to `""`): Heading of the section that the picture belongs to.
+        word (`str`, *optional*): What the verdict is called, by default as `VERDICTS` says.
     """
 
     image: Image.Image
@@ -54,6 +55,7 @@ class Tile:
     label: str
     correct: bool | None = None
     group: str = ""
+    word: str | None = None
 
 
 def contact_sheet(
@@ -135,6 +137,7 @@ def fit_picture(image: Image.Image) -> Image.Image:
 
 def _draw_card(sheet: Image.Image, left: int, top: int, tile: Tile) -> None:
     verdict, color = VERDICTS[tile.is_ood]
+    verdict = tile.word or verdict
     band_bottom = top + _CARD + _BAND
     sheet.paste("white", (left, top), _rounded(_CARD, _CARD_HEIGHT))
     # The frame's lower corners are square, where it meets the white below.

@@ -1,0 +1,137 @@
+# Copyright 2026 The clipn-hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""The card of a detector: which images it knows, how it decides, and what its threshold promises."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelCardData
+from transformers.utils import logging
+
+from .files import atomic_path
+from .methods import get_method
+
+logger = logging.get_logger(__name__)
+
+CARD_NAME = "README.md"
+_MARK = "<!-- Written by clipn-hf from detector.json; remove this line to keep your own text. -->"
+_MAX_LABELS = 200
+
+
+def write_detector_card(folder: Path, values: Mapping[str, Any], repo_id: str) -> None:
+    """Write the card of a detector, unless there is one of somebody else's.
+
+    Args:
+        folder (`Path`): The folder of the detector.
+        values (`Mapping`): What is in its `detector.json`.
+        repo_id (`str`): The name it is loaded by.
+    """
+    path = folder / CARD_NAME
+    if path.exists() and _MARK not in path.read_text(encoding="utf-8", errors="replace"):
+        logger.warning(f"{path} is not from clipn-hf and stays as it is; it does not tell of the detector.")
+        return
+    with atomic_path(path) as partial:
+        partial.write_text(detector_card(values, repo_id), encoding="utf-8")
+
+
+def detector_card(values: Mapping[str, Any], repo_id: str) -> str:
+    """Compose the card of a detector.
+
+    Args:
+        values (`Mapping`): What is in its `detector.json`.
+        repo_id (`str`): The name it is loaded by.
+
+    Returns:
+        `str`: Markdown with metadata in front.
+    """
+    method, model = get_method(values["method"]), values["model"]
+    metadata = ModelCardData(
+        library_name="transformers",
+        pipeline_tag="zero-shot-image-classification",
+        tags=["clipn_hf", "ood-detection", "out-of-distribution"],
+        base_model=model["id"] if model["weights"] == "hub" or _is_hub_id(model) else None,
+    )
+    labels = values["labels"]
+    listed = ", ".join(f"`{_inline(label)}`" for label in labels[:_MAX_LABELS])
+    more = f" and {len(labels) - _MAX_LABELS:,} more" if len(labels) > _MAX_LABELS else ""
+    settings = ", ".join(f"`{name}` = {value}" for name, value in values["settings"].items())
+    fitted = values["fitted_on"]
+    rows = {
+        "Method": f"{method.title} (`{method.name}`), [{method.reference}](https://arxiv.org/abs/{method.reference})",
+        "Settings": settings or None,
+        "Model": f"{model['class']} `{_inline(model['id'] or 'without a name')}`"
+        + (f", revision `{model['revision']}`" if model["revision"] else ""),
+        "Templates": _texts(values["used_templates"]),
+        '"No" templates': _texts(values["used_no_templates"]),
+        "Fitted on": fitted and f"{fitted['images']:,} images, {fitted['date']}, SHA-256 `{fitted['sha256'][:16]}…`",
+    }
+    table = "\n".join(f"| {name} | {_cell(value)} |" for name, value in rows.items() if value)
+    return f"""---
+{metadata.to_yaml().strip()}
+---
+
+{_MARK}
+
+# {repo_id.split("/")[-1]}
+
+Tells images of {len(labels):,} known thing{"" if len(labels) == 1 else "s"} from images of anything else.
+
+```python
+from clipn_hf import pipeline
+
+detect = pipeline("ood-detection", model="{repo_id}")
+detect("photo.jpg")  # {{"verdict": "known" or "unknown", "ood_score": …, "label": …}}
+```
+
+{listed}{more}.
+
+|  |  |
+| --- | --- |
+{table}
+
+## Threshold
+
+{_threshold(values)}
+"""
+
+
+def _threshold(values: Mapping[str, Any]) -> str:
+    threshold, calibration = values["threshold"], values["calibration"]
+    if threshold is None:
+        if get_method(values["method"]).is_ood is not None:
+            return "None: the rule of the method decides. It promises nothing."
+        return "None: the detector gives scores and no verdicts. Calibrate it with images of the labels."
+    if calibration is None:
+        return f"An image is unknown when its score exceeds {threshold:.6g}. It was set by hand and promises nothing."
+    if calibration["max_id_rejection"] is None:
+        return f"An image is unknown when its score exceeds {threshold:.6g}.\n\n{calibration['promise']}"
+    groups = calibration["groups"]
+    own = f", unless its nearest label has a threshold of its own, as {len(groups)} labels do" if groups else ""
+    middle = calibration["known_below"]
+    unsure = "" if middle is None else f" Otherwise it is known below {middle:.6g}, and else unsure."
+    return (
+        f"An image is unknown when its score exceeds {threshold:.6g}{own}.{unsure}\n\n"
+        f"{calibration['promise']}\n\n"
+        f"Calibrated on {calibration['n']:,} images on {calibration['date']}; SHA-256 of these images: "
+        f"`{calibration['data_sha256']}`. The promise holds for new images that come the way those did."
+    )
+
+
+def _is_hub_id(model: Mapping[str, Any]) -> bool:
+    return bool(model["revision"]) and str(model["id"]).count("/") == 1
+
+
+def _texts(texts: list[str] | None) -> str | None:
+    return None if texts is None else ", ".join(f"`{_inline(text)}`" for text in texts)
+
+
+def _inline(text: str) -> str:
+    return " ".join(text.replace("`", "'").split())
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+__all__ = ["CARD_NAME", "detector_card", "write_detector_card"]

@@ -1,0 +1,216 @@
+# Copyright 2026 The clipn-hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""Detectors to folders and repositories, and back."""
+
+import contextlib
+import importlib.metadata
+import os
+import re
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import HfApi
+from torch import Tensor
+from transformers.utils import logging
+
+from .detector_card import CARD_NAME, write_detector_card
+from .detector_files import DETECTOR_NAME, read_detector, read_tensors, write_detector
+from .encoders import EMBEDDED_CHECKPOINT, DualEncoder, PrecomputedEncoder
+
+logger = logging.get_logger(__name__)
+
+_WEIGHTS = re.compile(r"(model|pytorch_model)(-\d+-of-\d+)?\.(safetensors|bin)(\.index\.json)?")
+
+
+def save_detector(
+    folder: Path,
+    encoder: DualEncoder | PrecomputedEncoder,
+    values: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    include_weights: bool,
+    repo_id: str,
+) -> list[str]:
+    """Write the folder of a detector, as [`OODDetector.save_pretrained`] describes it.
+
+    Args:
+        folder (`Path`): Made if it does not exist.
+        encoder ([`DualEncoder`]): Its model.
+        values (`Mapping`): What else the detector is, of what JSON knows.
+        tensors (`Mapping[str, torch.Tensor]`): Its tensors by name.
+        include_weights (`bool`): Whether to save the weights, or to name where they are.
+        repo_id (`str`): The name by which the card loads it.
+
+    Returns:
+        `list[str]`: The names of the files that belong to the detector.
+
+    Raises:
+        TypeError, ValueError: As [`OODDetector.save_pretrained`].
+    """
+    if not isinstance(encoder, DualEncoder):
+        raise TypeError(f"A detector on {type(encoder).__name__} has no model to be saved with; make it of a model.")
+    description = encoder.describe() | _place_of_weights(encoder, folder, include_weights)
+    content = {"version": importlib.metadata.version("clipn-hf"), "model": description, **values}
+    outdated = _outdated_weights(folder, encoder, include_weights)
+    is_new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        # Files take their place when all are written. The model may be reading those that are there.
+        with tempfile.TemporaryDirectory(prefix=".detector-", dir=folder) as partial:
+            if include_weights:
+                encoder.model.save_pretrained(partial)
+            else:
+                encoder.model.config.save_pretrained(partial)
+            encoder.processor.save_pretrained(partial)
+            write_detector(Path(partial), content, tensors)
+            written = sorted(os.listdir(partial), key=lambda name: name == DETECTOR_NAME)
+            for name in written:
+                os.replace(os.path.join(partial, name), folder / name)
+    except BaseException:
+        if is_new:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
+    for path in outdated:
+        if path.name not in written:
+            path.unlink()
+    write_detector_card(folder, content, repo_id)
+    return [*written, CARD_NAME]
+
+
+def load_detector(
+    source: str | os.PathLike[str],
+    encoder: DualEncoder | None,
+    device: str | torch.device | None,
+    dtype: str | torch.dtype | None,
+    **hub_arguments: Any,
+) -> tuple[dict[str, Any], dict[str, Tensor], DualEncoder]:
+    """Read what [`save_detector`] wrote.
+
+    Args:
+        source (`str` or `os.PathLike`): Folder or Hub id.
+        encoder ([`DualEncoder`], *optional*): The model, if it is loaded already.
+        device (`str` or `torch.device`, *optional*): As in [`DualEncoder.from_pretrained`].
+        dtype (`str` or `torch.dtype`, *optional*): As in [`DualEncoder.from_pretrained`].
+        hub_arguments: `revision`, `token`, … of `from_pretrained`.
+
+    Returns:
+        `tuple`: The values, the tensors and the encoder.
+
+    Raises:
+        OSError, ValueError, IncompleteCheckpointError: As [`OODDetector.from_pretrained`].
+    """
+    values = read_detector(source, **hub_arguments)
+    if values is None:
+        raise OSError(
+            f"There is no detector at {os.fspath(source)}: it has no detector.json. Name a folder or repository that "
+            "`OODDetector.save_pretrained` wrote; a model is loaded by `OODDetector(model, labels)`."
+        )
+    tensors = read_tensors(source, values, **hub_arguments)
+    if encoder is None:
+        encoder = DualEncoder.from_pretrained(source, None, device, dtype, **hub_arguments)
+    _check_weights(source, values["model"], encoder)
+    return values, tensors, encoder
+
+
+def upload_detector(folder: Path, files: list[str], repo_id: str, **hub_arguments: Any) -> str:
+    """Publish the folder of a detector, in one commit.
+
+    Args:
+        folder (`Path`): Where [`save_detector`] wrote it.
+        files (`list[str]`): What it wrote; what else is in the folder is nobody's business.
+        repo_id (`str`): The repository; made if it does not exist.
+        hub_arguments: `private`, `token` and arguments of `HfApi.upload_folder`, such as `revision`.
+
+    Returns:
+        `str`: The address of the commit.
+
+    Raises:
+        ValueError: The weights are not there but in a local folder.
+    """
+    values = read_detector(folder)
+    assert values is not None
+    model = values["model"]
+    if model["weights"] == "folder":
+        raise ValueError(
+            f"The detector names the local folder {model['id']} for its weights, which is not on the Hub; publish "
+            "with `include_weights=True`, or publish the model and make the detector of its id."
+        )
+    api = HfApi(token=hub_arguments.pop("token", None))
+    repo_id = api.create_repo(repo_id, private=hub_arguments.pop("private", None), exist_ok=True).repo_id
+    revision = hub_arguments.get("revision")
+    if revision is not None and not revision.startswith("refs/"):
+        api.create_branch(repo_id, branch=revision, exist_ok=True)
+    # Only now its name is known in full.
+    write_detector_card(folder, values, repo_id)
+    hub_arguments.setdefault("commit_message", "Upload detector")
+    return str(api.upload_folder(folder_path=folder, repo_id=repo_id, allow_patterns=files, **hub_arguments))
+
+
+def _place_of_weights(encoder: DualEncoder, folder: Path, include_weights: bool) -> dict[str, Any]:
+    """Where a detector saved to `folder` has its weights: the entries of `detector.json` that say so."""
+    source = encoder.source
+    local = source is not None and os.path.isdir(source)
+    adapted = bool(getattr(encoder.model, "peft_config", None))
+    if include_weights:
+        if adapted:
+            raise ValueError(
+                "The model has an adapter, whose weights are kept apart from those of its base. Save the adapter, "
+                "make the detector of its folder or Hub id, and save it with `include_weights=False`."
+            )
+        embedded = source == EMBEDDED_CHECKPOINT
+        name = os.path.basename(os.path.abspath(source)) if local and source and not embedded else source
+        return {"id": "clipn-tiny" if embedded else name, "weights": "inside"}
+    if source == EMBEDDED_CHECKPOINT:
+        return {"id": "clipn-tiny", "weights": "embedded"}
+    if adapted and getattr(encoder.model, "weights_source", None) is None:
+        raise ValueError(
+            "The adapter of the model was not loaded from a folder or the Hub, so the detector cannot name it. Save "
+            "the adapter, and make the detector of its folder or Hub id."
+        )
+    if source is None:
+        raise ValueError(
+            "The model was not loaded from a folder or the Hub, so the detector cannot name it; save with "
+            "`include_weights=True`."
+        )
+    if local:
+        return {"id": os.path.relpath(os.path.realpath(source), folder.resolve()), "weights": "folder"}
+    return {"id": source, "weights": "hub"}
+
+
+def _outdated_weights(folder: Path, encoder: DualEncoder, include_weights: bool) -> list[Path]:
+    """Weights in the folder that the detector would take for its own: those of an earlier one, to be removed."""
+    weights = [path for path in folder.glob("*") if _WEIGHTS.fullmatch(path.name)]
+    if include_weights or not weights:
+        return weights
+    if encoder.source is not None and os.path.realpath(encoder.source) == os.path.realpath(folder):
+        return []
+    before = read_detector(folder)
+    if before is None or before["model"]["weights"] != "inside":
+        raise ValueError(
+            f"{folder} has the weights of a model in {weights[0].name}, which the detector would take for its own; "
+            "save to another folder, or with `include_weights=True`."
+        )
+    return weights
+
+
+def _check_weights(source: str | os.PathLike[str], saved: Mapping[str, Any], encoder: DualEncoder) -> None:
+    found = encoder.describe()
+    if found["weights_sha256"] == saved["weights_sha256"]:
+        return
+    if found["dtype"] != saved["dtype"]:
+        # Rounding changes the digest; the values cannot be compared.
+        logger.warning(
+            f"The detector {os.fspath(source)} was made in {saved['dtype']} and computes in {found['dtype']}: its "
+            "scores differ a little from those its threshold was chosen by."
+        )
+        return
+    raise ValueError(
+        f"The detector {os.fspath(source)} was made with other weights than those of {encoder.source}: the model has "
+        "changed since. Give the revision it was made with, or make the detector again."
+    )
+
+
+__all__ = ["load_detector", "save_detector", "upload_detector"]

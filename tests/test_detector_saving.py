@@ -1,0 +1,733 @@
+# Copyright 2026 The clipn-hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""Detectors to folders and repositories and back: bit-equal, and never another one than was saved."""
+
+import json
+import os
+import shutil
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from peft import LoraConfig, get_peft_model
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from transformers import AutoProcessor, CLIPProcessor
+
+from clipn_hf import CLIPNModel, DualEncoder, IncompleteCheckpointError, OODDetector, detector_files, pipeline
+from clipn_hf.encoders import EMBEDDED_CHECKPOINT, PrecomputedEncoder
+from clipn_hf.methods import METHODS
+from clipn_hf.modeling import save_prompt_settings
+
+LABELS = ["cat", "dog", "red bird", "tree"]
+IMAGES = [Image.fromarray(np.random.default_rng(seed).integers(0, 256, (40, 36, 3), np.uint8)) for seed in range(7)]
+TRAINING = torch.randn(40, 24, generator=torch.Generator().manual_seed(1))
+HELD_OUT = torch.randn(100, 24, generator=torch.Generator().manual_seed(2))
+every_method = pytest.mark.parametrize("method", METHODS)
+
+
+def ready(source: Any, method: str = "mcm", calibrated: bool = True, **options: Any) -> OODDetector:
+    """A detector that is fitted and calibrated."""
+    if isinstance(source, str | os.PathLike):
+        options["device"] = "cpu"
+    detector = OODDetector(source, LABELS, method, **options).fit(TRAINING, [row % 4 for row in range(40)])
+    if calibrated:
+        detector.calibrate(HELD_OUT, 0.1)
+    return detector
+
+
+def load(folder: Path, **options: Any) -> OODDetector:
+    return OODDetector.from_pretrained(folder, device="cpu", **options)
+
+
+def check_equal(found: OODDetector, expected: OODDetector) -> None:
+    """Bit for bit, from pixels to answers."""
+    for batch_size in (1, 2, 7, 32):
+        assert torch.equal(found.score(IMAGES, batch_size), expected.score(IMAGES, batch_size))
+        assert found(IMAGES, batch_size=batch_size) == expected(IMAGES, batch_size=batch_size)
+    for count in (1, 3, 100):
+        assert torch.equal(found.score(HELD_OUT[:count]), expected.score(HELD_OUT[:count]))
+        assert found.results(HELD_OUT[:count]) == expected.results(HELD_OUT[:count])
+    for name in ("labels", "templates", "method", "threshold", "calibration", "fitted_on"):
+        assert getattr(found, name) == getattr(expected, name)
+    if "no" in expected.method.needs:
+        assert found.no_templates == expected.no_templates
+    assert dict(found.settings) == dict(expected.settings)
+
+
+def check_loads(folder: Path, expected: OODDetector) -> None:
+    check_equal(load(folder), expected)
+    detect = pipeline("ood-detection", model=str(folder), device="cpu")
+    encoder = expected.image_encoder
+    for batch_size in (1, 2, 7):
+        # The pipeline embeds batches, and judges images one by one.
+        batches = [IMAGES[start : start + batch_size] for start in range(0, len(IMAGES), batch_size)]
+        embeddings = torch.cat([encoder.image_embeddings(encoder.pixel_values(batch)) for batch in batches])
+        results = [expected.results(row[None])[0] for row in embeddings]
+        assert detect(IMAGES, batch_size=batch_size) == results
+    assert detect(IMAGES[0]) == expected(IMAGES[0])[0]
+
+
+def edit_json(folder: Path, edit: Callable[[dict[str, Any]], Any]) -> None:
+    values = json.loads((folder / "detector.json").read_text())
+    edit(values)
+    (folder / "detector.json").write_text(json.dumps(values))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+# Round trips
+
+
+@every_method
+def test_weights_inside(clipn_folder: Path, tmp_path: Path, method: str) -> None:
+    detector = ready(clipn_folder, method)
+    assert detector.save_pretrained(tmp_path / "detector") is None
+    check_loads(tmp_path / "detector", detector)
+    # From there on it needs nothing else, wherever it is.
+    shutil.move(tmp_path / "detector", tmp_path / "moved")
+    check_loads(tmp_path / "moved", detector)
+    again = load(tmp_path / "moved")
+    again.save_pretrained(tmp_path / "again")
+    check_loads(tmp_path / "again", detector)
+
+
+@every_method
+def test_weights_by_folder(clipn_folder: Path, tmp_path: Path, method: str) -> None:
+    shutil.copytree(clipn_folder, tmp_path / "here" / "model")
+    detector = ready(tmp_path / "here" / "model", method)
+    detector.save_pretrained(tmp_path / "here" / "detectors" / "one", include_weights=False)
+    assert not list((tmp_path / "here" / "detectors" / "one").glob("model*"))
+    check_loads(tmp_path / "here" / "detectors" / "one", detector)
+    # Relative, so that both may move together.
+    shutil.move(tmp_path / "here", tmp_path / "there")
+    check_loads(tmp_path / "there" / "detectors" / "one", detector)
+    again = load(tmp_path / "there" / "detectors" / "one")
+    assert again.encoder.source == str(tmp_path / "there" / "model")
+    again.save_pretrained(tmp_path / "again", include_weights=False)
+    check_loads(tmp_path / "again", detector)
+
+
+@every_method
+@pytest.mark.filterwarnings("ignore:The covariances of 40 images")
+@pytest.mark.parametrize("include_weights", [True, False])
+def test_embedded_checkpoint(tmp_path: Path, method: str, include_weights: bool) -> None:
+    if not os.path.isdir(EMBEDDED_CHECKPOINT):
+        pytest.skip("the embedded checkpoint is not there")
+    detector = OODDetector(None, LABELS, method, device="cpu")
+    dim = detector._text_embeddings.shape[1]
+    generator = torch.Generator().manual_seed(0)
+    detector.fit(torch.randn(40, dim, generator=generator), [row % 4 for row in range(40)])
+    detector.calibrate(torch.randn(50, dim, generator=generator))
+    detector.save_pretrained(tmp_path, include_weights)
+    values = json.loads((tmp_path / "detector.json").read_text())
+    assert (values["model"]["id"], values["model"]["weights"]) == (
+        "clipn-tiny",
+        "inside" if include_weights else "embedded",
+    )
+    assert EMBEDDED_CHECKPOINT not in (tmp_path / "detector.json").read_text()
+    loaded = load(tmp_path)
+    assert loaded(IMAGES) == detector(IMAGES)
+    assert pipeline("ood-detection", model=str(tmp_path), device="cpu")(IMAGES) == detector(IMAGES, batch_size=1)
+
+
+def test_a_model_from_memory(tiny_clipn: CLIPNModel, tiny_processor: CLIPProcessor, tmp_path: Path) -> None:
+    detector = ready(DualEncoder(tiny_clipn, tiny_processor), "atd")
+    with pytest.raises(ValueError, match="was not loaded from a folder or the Hub.*`include_weights=True`"):
+        detector.save_pretrained(tmp_path / "detector", include_weights=False)
+    assert not (tmp_path / "detector").exists()
+    detector.save_pretrained(tmp_path / "detector")
+    check_loads(tmp_path / "detector", detector)
+
+
+@pytest.mark.parametrize("options", [{"per_label": True}, {"ood_images": TRAINING}, {"delta": 0.1}])
+def test_every_kind_of_calibration(clipn_folder: Path, tmp_path: Path, options: dict[str, Any]) -> None:
+    detector = ready(clipn_folder, "msp", calibrated=False, temperature=2.5)
+    detector.calibrate(torch.cat([HELD_OUT, 2 - HELD_OUT, HELD_OUT.flip(1)]), 0.2, **options)
+    detector.save_pretrained(tmp_path)
+    check_loads(tmp_path, detector)
+    assert np.array_equal(load(tmp_path).p_values(HELD_OUT), detector.p_values(HELD_OUT))
+
+
+def test_a_threshold_from_texts(clipn_folder: Path, tmp_path: Path) -> None:
+    detector = ready(clipn_folder, "mcm", calibrated=False)
+    calibration = detector.guess_threshold()
+    detector.save_pretrained(tmp_path)
+    check_loads(tmp_path, detector)
+    assert f"exceeds {calibration.threshold:.6g}. {calibration.promise}" in card_of(tmp_path)
+    with pytest.raises(ValueError, match="p-values need"):
+        load(tmp_path).p_values(HELD_OUT)
+
+
+@pytest.mark.parametrize("threshold", [None, 0.1, 1 / 3])
+def test_without_calibration(clipn_folder: Path, tmp_path: Path, threshold: float | None) -> None:
+    detector = ready(clipn_folder, "atd", calibrated=False, threshold=threshold)
+    detector.save_pretrained(tmp_path)
+    check_loads(tmp_path, detector)
+
+
+def test_templates_and_settings_of_every_kind(clipn_folder: Path, tmp_path: Path) -> None:
+    own = {"templates": ("the {}", "no {}"), "no_templates": ["not {}"]}
+    detector = ready(clipn_folder, "ctw", **own)
+    detector.save_pretrained(tmp_path / "own")
+    check_loads(tmp_path / "own", detector)
+    detector = ready(clipn_folder, "mcm", temperature=np.float32(0.3))
+    detector.save_pretrained(tmp_path / "numpy")
+    check_loads(tmp_path / "numpy", detector)
+
+
+def test_unfitted_detectors_stay_unfitted(clipn_folder: Path, tmp_path: Path) -> None:
+    OODDetector(clipn_folder, LABELS, "nearest_neighbors", device="cpu").save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="must be fitted"):
+        load(tmp_path).score(IMAGES)
+    with pytest.raises(ValueError, match=r"must be fitted before it judges; call `OODDetector\.fit\(id_images\)`"):
+        pipeline("ood-detection", model=str(tmp_path), device="cpu")(IMAGES[0])
+
+
+def test_what_was_fitted_on_is_known_after_loading(clipn_folder: Path, tmp_path: Path) -> None:
+    ready(clipn_folder, "nearest_neighbors").save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="2 of 102 images that the method was fitted on"):
+        load(tmp_path).calibrate(torch.cat([HELD_OUT, TRAINING[:2]]))
+
+
+def test_a_loaded_detector_can_be_changed(clipn_folder: Path, tmp_path: Path) -> None:
+    ready(clipn_folder, "mahalanobis").save_pretrained(tmp_path)
+    detector = load(tmp_path)
+    detector.templates = ["the {}"]
+    assert detector.calibration is not None
+    detector.labels = LABELS[:3]
+    assert (detector.threshold, detector.fitted_on) == (None, None)
+    detector.fit(TRAINING, [row % 3 for row in range(40)]).calibrate(HELD_OUT)
+    detector.save_pretrained(tmp_path)
+    check_loads(tmp_path, detector)
+
+
+def test_tensors_that_share_memory_are_saved(
+    clipn_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    detector = ready(clipn_folder, "nearest_neighbors")
+    bank = torch.cat([detector._state["bank"]] * 2)
+    detector._state = {"bank": bank[:40], "transposed": bank.T, "everything": bank}
+    detector.save_pretrained(tmp_path)
+    loaded = load(tmp_path)
+    assert torch.equal(loaded._state["transposed"], bank.T)
+    assert all(tensor.is_contiguous() for tensor in loaded._state.values())
+    check_equal(loaded, detector)
+
+
+def test_newer_defaults_do_not_change_what_was_saved(clipn_folder: Path, tmp_path: Path) -> None:
+    detector = ready(clipn_folder, "atd")
+    detector.save_pretrained(tmp_path)
+    encoder = DualEncoder.from_pretrained(tmp_path, device="cpu")
+    encoder.templates, encoder.no_templates = ["another {}"], ["not another {}"]
+    check_equal(OODDetector.from_pretrained(tmp_path, encoder=encoder), detector)
+
+
+# The pipeline
+
+
+def test_a_call_may_differ_from_the_detector(clipn_folder: Path, tmp_path: Path) -> None:
+    detector = ready(clipn_folder, "mcm")
+    detector.save_pretrained(tmp_path)
+    detect = pipeline("ood-detection", model=str(tmp_path), device="cpu")
+    expected = detect(IMAGES)
+    (by_hand,) = detect(IMAGES[:1], threshold=0.9)
+    assert (by_hand["threshold"], by_hand["promise"], by_hand["p_value"]) == (0.9, None, None)
+    (other,) = detect(IMAGES[:1], candidate_labels=["apple", "pear"])
+    assert (other["threshold"], other["is_ood"]) == (None, None)
+    assert other["label"] in ("apple", "pear")
+    (other,) = detect(IMAGES[:1], method="atd")
+    assert (other["method"], other["promise"]) == ("atd", None)
+    assert other["is_ood"] in (True, False)
+    with pytest.raises(TypeError, match=r"Method mcm does not know `temprature`, did you mean `temperature`\?"):
+        detect(IMAGES[0], temprature=2.0)
+    with pytest.raises(ValueError, match="Method nearest_neighbors must be fitted"):
+        detect(IMAGES[0], method="nearest_neighbors")
+    assert detect(IMAGES) == expected
+
+
+@pytest.mark.parametrize("include_weights", [True, False])
+def test_a_pipeline_saves_its_detector(clipn_folder: Path, tmp_path: Path, include_weights: bool) -> None:
+    detector = ready(clipn_folder, "nearest_neighbors")
+    detector.save_pretrained(tmp_path / "one", include_weights)
+    pipeline("ood-detection", model=str(tmp_path / "one"), device="cpu").save_pretrained(tmp_path / "two")
+    shutil.rmtree(tmp_path / "one")
+    check_loads(tmp_path / "two", detector)
+
+
+def test_a_model_object_is_no_detector(clipn_folder: Path, tmp_path: Path) -> None:
+    """It may have been trained further; only a name can mean the detector."""
+    ready(clipn_folder).save_pretrained(tmp_path)
+    model = CLIPNModel.from_pretrained(tmp_path)
+    with torch.no_grad():
+        model.visual_projection.weight.mul_(1.5)
+    processor = AutoProcessor.from_pretrained(tmp_path)
+    detect = pipeline("ood-detection", model=model, processor=processor, device="cpu")
+    assert detect.detector is None
+    with pytest.raises(ValueError, match="`candidate_labels` is missing"):
+        detect(IMAGES[0])
+
+
+# What is damaged, changed or missing
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda values: values.update(schema_version=2, version="9.0"), "schema version 2, written by clipn-hf 9.0"),
+        (lambda values: values.update(schema_version=0), "schema version 0, which this clipn-hf cannot read"),
+        (lambda values: values.update(schema_version="1"), "without a `schema_version`"),
+        (lambda values: values.update(schema_version=True), "without a `schema_version`"),
+        (lambda values: values.pop("schema_version"), "without a `schema_version`"),
+        (lambda values: values.pop("labels"), "labels is missing or not known"),
+        (lambda values: values.update(colour=3), "colour is missing or not known"),
+        (lambda values: values.update(threshold=0.9), "was changed after it was written"),
+        (lambda values: values["calibration"].update(max_id_rejection=0.001), "was changed after it was written"),
+        (lambda values: values["calibration"].update(threshold="high"), "was changed after it was written"),
+        (lambda values: values["labels"].reverse(), "was changed after it was written"),
+        (lambda values: values["settings"].update(temperature=3.0), "was changed after it was written"),
+        (lambda values: values.update(method="energy"), "was changed after it was written"),
+        (lambda values: values["model"].update(weights_sha256="0" * 64), "was changed after it was written"),
+        (lambda values: values.update(tensors_sha256="0" * 64), "is not the one that detector.json"),
+        (lambda values: values.update(model="clip"), "`model` is not what clipn-hf writes there, got 'clip'"),
+        (lambda values: values["model"].pop("id"), "`model` is not what clipn-hf writes there"),
+        (lambda values: values["model"].update(weights="cloud"), "`model` is not what clipn-hf writes there"),
+    ],
+)
+def test_a_changed_description_is_refused(
+    clipn_folder: Path, tmp_path: Path, edit: Callable[[dict[str, Any]], Any], message: str
+) -> None:
+    ready(clipn_folder).save_pretrained(tmp_path)
+    edit_json(tmp_path, edit)
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        pipeline("ood-detection", model=str(tmp_path), device="cpu")
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "3", "null", "\x00"])
+def test_a_description_that_is_none_is_refused(clipn_folder: Path, tmp_path: Path, content: str) -> None:
+    ready(clipn_folder).save_pretrained(tmp_path)
+    (tmp_path / "detector.json").write_text(content)
+    with pytest.raises(ValueError, match=r"is not JSON|without a `schema_version`"):
+        load(tmp_path)
+
+
+def test_changed_tensors_are_refused(clipn_folder: Path, tmp_path: Path) -> None:
+    detector = ready(clipn_folder, "nearest_neighbors")
+    detector.save_pretrained(tmp_path)
+    file = tmp_path / "detector.safetensors"
+    original = file.read_bytes()
+
+    def refused(message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            load(tmp_path)
+
+    tensors = load_file(file)
+    tensors["state.bank"] = -tensors["state.bank"]
+    save_file(tensors, file)
+    refused("detector.safetensors of the detector .* is not the one that detector.json was written with")
+    file.write_bytes(original[:-1] + bytes([original[-1] ^ 1]))
+    refused("is not the one that detector.json")
+    file.write_bytes(original[:100])
+    refused("is not the one that detector.json")
+    file.unlink()
+    refused("lacks detector.safetensors")
+    file.write_bytes(original)
+    check_loads(tmp_path, detector)
+    # That of another detector, with a digest that fits
+    ready(clipn_folder, "mcm").save_pretrained(tmp_path / "other")
+    shutil.copy(tmp_path / "other" / "detector.safetensors", file)
+    other = json.loads((tmp_path / "other" / "detector.json").read_text())
+    edit_json(tmp_path, lambda values: values.update(tensors_sha256=other["tensors_sha256"]))
+    refused("was changed after it was written")
+
+
+def test_an_older_version_is_brought_up_to_date(
+    clipn_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if a later version had renamed a key, twice."""
+    detector = ready(clipn_folder, "nearest_neighbors")
+    detector.save_pretrained(tmp_path)
+
+    def rename(old: str, new: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
+        return lambda values: {new if name == old else name: value for name, value in values.items()}
+
+    monkeypatch.setattr(detector_files, "SCHEMA_VERSION", 3)
+    with pytest.raises(ValueError, match="schema version 1, which this clipn-hf cannot read; it reads 3"):
+        load(tmp_path)
+    migrations = {1: rename("labels", "classes"), 2: rename("classes", "labels")}
+    monkeypatch.setattr(detector_files, "MIGRATIONS", migrations)
+    values = detector_files.read_detector(tmp_path)
+    assert values is not None
+    assert values["schema_version"] == 3
+    check_loads(tmp_path, detector)
+    load(tmp_path).save_pretrained(tmp_path / "new")
+    assert json.loads((tmp_path / "new" / "detector.json").read_text())["schema_version"] == 3
+    check_loads(tmp_path / "new", detector)
+
+
+def test_other_weights_are_refused(clipn_folder: Path, clip_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(clipn_folder, tmp_path / "model")
+    detector = ready(tmp_path / "model", "atd")
+    detector.save_pretrained(tmp_path / "inside")
+    detector.save_pretrained(tmp_path / "named", include_weights=False)
+    for folder, weights in (("inside", tmp_path / "inside"), ("named", tmp_path / "model")):
+        original = (weights / "model.safetensors").read_bytes()
+        changed = load_file(weights / "model.safetensors")
+        changed["visual_projection.weight"] *= 1.01
+        save_file(changed, weights / "model.safetensors", metadata={"format": "pt"})
+        with pytest.raises(
+            ValueError, match="was made with other weights than those of .*the model has changed since"
+        ):
+            load(tmp_path / folder)
+        with pytest.raises(ValueError, match="was made with other weights"):
+            pipeline("ood-detection", model=str(tmp_path / folder), device="cpu")
+        (weights / "model.safetensors").write_bytes(original)
+        check_loads(tmp_path / folder, detector)
+    with pytest.raises(ValueError, match="was made with other weights"):
+        OODDetector.from_pretrained(
+            tmp_path / "inside", encoder=DualEncoder.from_pretrained(clip_folder, device="cpu")
+        )
+
+
+def test_missing_weights_are_named(clipn_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(clipn_folder, tmp_path / "model")
+    detector = ready(tmp_path / "model")
+    detector.save_pretrained(tmp_path / "named", include_weights=False)
+    detector.save_pretrained(tmp_path / "inside")
+    detector.save_pretrained(tmp_path / "model", include_weights=False)
+    check_loads(tmp_path / "model", detector)
+    (tmp_path / "model" / "model.safetensors").unlink()
+    with pytest.raises(
+        IncompleteCheckpointError, match="was saved beside the weights of its model, which are missing"
+    ):
+        load(tmp_path / "model")
+    shutil.rmtree(tmp_path / "model")
+    with pytest.raises(IncompleteCheckpointError, match=r"The detector .*named names the model .*model, which cannot"):
+        load(tmp_path / "named")
+    (tmp_path / "inside" / "model.safetensors").unlink()
+    with pytest.raises(OSError, match=r"model\.safetensors"):
+        load(tmp_path / "inside")
+
+
+def test_no_detector(clipn_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"There is no detector at .*: it has no detector\.json"):
+        load(clipn_folder)
+    with pytest.raises(OSError, match="There is no detector at"):
+        load(tmp_path)
+    for nowhere in (tmp_path / "nothing", "nobody/nothing"):
+        with pytest.raises(OSError, match="nothing"):
+            OODDetector.from_pretrained(nowhere)
+
+
+def test_a_folder_behind_a_link(clipn_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(clipn_folder, tmp_path / "model")
+    detector = ready(tmp_path / "model")
+    (tmp_path / "deep" / "down").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "deep" / "down")
+    detector.save_pretrained(tmp_path / "link" / "detector", include_weights=False)
+    check_loads(tmp_path / "link" / "detector", detector)
+    check_loads(tmp_path / "deep" / "down" / "detector", detector)
+    (tmp_path / "other").symlink_to(tmp_path / "deep" / "down" / "detector")
+    check_loads(tmp_path / "other", detector)
+
+
+# Adapters
+
+
+def adapted_folder(base: Path, folder: Path) -> Path:
+    model = CLIPNModel.from_pretrained(base)
+    attention = r"no_text_model\.encoder\.layers\.\d+\.self_attn\.(q|v)_proj"
+    config = LoraConfig(r=2, target_modules=attention, init_lora_weights=False)
+    adapted = get_peft_model(model, config)
+    adapted.save_pretrained(folder)
+    save_prompt_settings(adapted.config, folder)
+    return folder
+
+
+def test_adapters_are_named(clipn_folder: Path, tmp_path: Path) -> None:
+    adapter = adapted_folder(clipn_folder, tmp_path / "adapter")
+    detector = ready(adapter, "atd")
+    assert not torch.equal(detector.score(IMAGES), ready(clipn_folder, "atd").score(IMAGES))
+    with pytest.raises(ValueError, match="The model has an adapter.*`include_weights=False`"):
+        detector.save_pretrained(tmp_path / "detector")
+    assert not (tmp_path / "detector").exists()
+    detector.save_pretrained(tmp_path / "detector", include_weights=False)
+    check_loads(tmp_path / "detector", detector)
+    pipeline("ood-detection", model=str(tmp_path / "detector"), device="cpu").save_pretrained(tmp_path / "again")
+    check_loads(tmp_path / "again", detector)
+
+
+def test_an_adapter_from_memory_cannot_be_named(clipn_folder: Path, tmp_path: Path) -> None:
+    """Named by its base model alone, the detector would lose the adapter."""
+    config = LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
+    adapted = get_peft_model(CLIPNModel.from_pretrained(clipn_folder), config)
+    detector = ready(DualEncoder(adapted, AutoProcessor.from_pretrained(clipn_folder)), "mcm")
+    for include_weights in (True, False):
+        with pytest.raises(ValueError, match="adapter.*make the detector of its folder or Hub id"):
+            detector.save_pretrained(tmp_path / "detector", include_weights)
+    assert not (tmp_path / "detector").exists()
+
+
+# Saving over something
+
+
+def test_saving_again_replaces_the_detector(clipn_folder: Path, clip_folder: Path, tmp_path: Path) -> None:
+    first, second, third = ready(clipn_folder, "atd"), ready(clip_folder, "energy"), ready(clip_folder, "mahalanobis")
+    for detector, include_weights in ((first, True), (second, True), (third, False), (first, False), (second, True)):
+        detector.save_pretrained(tmp_path / "detector", include_weights)
+        check_loads(tmp_path / "detector", detector)
+        assert bool(list((tmp_path / "detector").glob("model*"))) == include_weights
+        assert not list((tmp_path / "detector").glob(".*"))
+
+
+def test_saving_into_the_folder_that_it_was_loaded_from(clipn_folder: Path, tmp_path: Path) -> None:
+    ready(clipn_folder, "nearest_neighbors").save_pretrained(tmp_path)
+    detector = load(tmp_path)
+    detector.threshold = 0.25
+    for include_weights in (True, False, True):
+        detector.save_pretrained(tmp_path, include_weights)
+        check_loads(tmp_path, detector)
+        assert (tmp_path / "model.safetensors").is_file()
+
+
+def test_shards_of_an_earlier_model_are_removed(clipn_folder: Path, clip_folder: Path, tmp_path: Path) -> None:
+    CLIPNModel.from_pretrained(clipn_folder).save_pretrained(tmp_path, max_shard_size="50KB")
+    assert (tmp_path / "model.safetensors.index.json").is_file()
+    (tmp_path / "model-card.bin").write_bytes(b"mine")
+    detector = ready(clip_folder)
+    detector.save_pretrained(tmp_path)
+    assert {path.name for path in tmp_path.glob("model*")} == {"model.safetensors", "model-card.bin"}
+    check_loads(tmp_path, detector)
+
+
+def test_somebody_elses_weights_are_not_touched(clipn_folder: Path, clip_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(clipn_folder, tmp_path / "model")
+    before = contents(tmp_path / "model")
+    with pytest.raises(ValueError, match="has the weights of a model in model.safetensors.*save to another folder"):
+        ready(clip_folder).save_pretrained(tmp_path / "model", include_weights=False)
+    assert contents(tmp_path / "model") == before
+
+
+@pytest.mark.parametrize("exists", [True, False])
+@pytest.mark.parametrize("broken", ["setting", "processor", "tensors", "replacing"])
+def test_nothing_is_half_written(
+    clipn_folder: Path, clip_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exists: bool, broken: str
+) -> None:
+    folder, first = tmp_path / "detector", ready(clip_folder)
+    if exists:
+        first.save_pretrained(folder)
+    before = contents(tmp_path)
+    second = ready(clipn_folder, "atd")
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError("disk full")
+
+    with monkeypatch.context() as context:
+        if broken == "setting":
+            second.settings = {"temperature": object()}
+        elif broken == "processor":
+            context.setattr(type(second.image_encoder.processor), "save_pretrained", fail)
+        elif broken == "tensors":
+            context.setattr(detector_files, "save_file", fail)
+        else:
+            context.setattr(os, "replace", fail)
+        with pytest.raises((OSError, TypeError), match="disk full|JSON"):
+            second.save_pretrained(folder)
+    assert contents(tmp_path) == before
+    assert folder.exists() == exists
+    if exists:
+        check_loads(folder, first)
+
+
+def test_embeddings_alone_cannot_be_saved(tmp_path: Path) -> None:
+    encoder = PrecomputedEncoder({"a": [1.0, 0.0], "b": [0.0, 1.0]}, "some-clip", ["{}"])
+    with pytest.raises(TypeError, match="PrecomputedEncoder has no model to be saved with"):
+        OODDetector(encoder, ["a", "b"], "mcm").save_pretrained(tmp_path / "detector")
+    assert not (tmp_path / "detector").exists()
+
+
+# Cards
+
+
+def card_of(folder: Path) -> str:
+    """The card in one line."""
+    return " ".join((folder / "README.md").read_text(encoding="utf-8").split())
+
+
+def test_card_tells_what_the_threshold_promises(clipn_folder: Path, tmp_path: Path) -> None:
+    detector = ready(clipn_folder, "mcm", temperature=2.0)
+    calibration = detector.calibration
+    assert calibration is not None
+    detector.save_pretrained(tmp_path / "cats")
+    card = card_of(tmp_path / "cats")
+    for part in (
+        "# cats",
+        'pipeline("ood-detection", model="cats")',
+        "Tells images of 4 known things",
+        "`cat`, `dog`, `red bird`, `tree`.",
+        "Maximum concept matching (`mcm`), [2211.13445](https://arxiv.org/abs/2211.13445)",
+        "`temperature` = 2.0",
+        f"An image is unknown when its score exceeds {calibration.threshold:.6g}.",
+        calibration.promise,
+        f"Calibrated on 100 images on {calibration.date}",
+        f"`{calibration.data_sha256}`",
+    ):
+        assert part in card
+    data = ModelCard.load(tmp_path / "cats" / "README.md").data
+    assert (data.library_name, data.pipeline_tag) == ("transformers", "zero-shot-image-classification")
+    assert {"clipn_hf", "ood-detection"} <= set(data.tags)
+    assert str(tmp_path) not in card
+    assert "Fitted on" not in card
+
+
+def test_card_tells_of_every_kind_of_threshold(clipn_folder: Path, tmp_path: Path) -> None:
+    def card(detector: OODDetector) -> str:
+        detector.save_pretrained(tmp_path / "detector")
+        return card_of(tmp_path / "detector")
+
+    by_rule = card(ready(clipn_folder, "atd", calibrated=False))
+    assert "None: the rule of the method decides. It promises nothing." in by_rule
+    assert '| "No" templates |' in by_rule
+    none = card(ready(clipn_folder, "mcm", calibrated=False))
+    assert "gives scores and no verdicts. Calibrate it" in none
+    assert '"No" templates' not in none
+    by_hand = card(ready(clipn_folder, "mcm", calibrated=False, threshold=0.125))
+    assert "exceeds 0.125. It was set by hand and promises nothing." in by_hand
+    detector = ready(clipn_folder, "nearest_neighbors", calibrated=False)
+    many = torch.cat([HELD_OUT, 2 - HELD_OUT, HELD_OUT.flip(1)])
+    calibration = detector.calibrate(many, 0.2, per_label=True, ood_images=-HELD_OUT)
+    own = card(detector)
+    assert "unless its nearest label has a threshold of its own, as 4 labels do" in own
+    assert f"known below {calibration.known_below:.6g}, and else unsure" in own
+    assert "| Fitted on | 40 images, " in own
+    assert calibration.promise in own
+
+
+def test_card_with_odd_labels(clipn_folder: Path, tmp_path: Path) -> None:
+    labels = ["a|b", "c\nd", "`e`", *(f"thing {number}" for number in range(300))]
+    OODDetector(clipn_folder, labels, "mcm", device="cpu", templates=["a | {}"]).save_pretrained(tmp_path)
+    card = card_of(tmp_path)
+    assert "`a|b`, `c d`, `'e'`, `thing 0`" in card
+    assert "`thing 196` and 103 more." in card
+    assert "`thing 197`" not in card
+    assert "| Templates | `a \\| {}` |" in card
+    OODDetector(clipn_folder, ["cat"], "atd", device="cpu").save_pretrained(tmp_path)
+    assert "Tells images of 1 known thing from" in card_of(tmp_path)
+
+
+@pytest.mark.parametrize("text", [b"# Mine\n", b"\xff\xfe caf\xe9"])
+def test_somebody_elses_card_is_kept(
+    clipn_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, text: bytes
+) -> None:
+    (tmp_path / "README.md").write_bytes(text)
+    ready(clipn_folder).save_pretrained(tmp_path)
+    assert (tmp_path / "README.md").read_bytes() == text
+    assert "README.md is not from clipn-hf and stays as it is" in caplog.text
+    caplog.clear()
+    (tmp_path / "README.md").unlink()
+    for _ in range(2):
+        ready(clipn_folder).save_pretrained(tmp_path)
+    assert "README.md" not in caplog.text
+
+
+# Publishing
+
+
+class FakeHub:
+    """Stands in for `HfApi`: keeps what is uploaded."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.calls: list[tuple[str, dict[str, Any]]] = []
+
+    def __call__(self, token: str | None = None) -> "FakeHub":
+        self.calls.append(("token", {"token": token}))
+        return self
+
+    def create_repo(self, repo_id: str, **options: Any) -> Any:
+        self.calls.append(("create_repo", {"repo_id": repo_id, **options}))
+        return types.SimpleNamespace(repo_id=repo_id if "/" in repo_id else f"someone/{repo_id}")
+
+    def create_branch(self, repo_id: str, **options: Any) -> None:
+        self.calls.append(("create_branch", {"repo_id": repo_id, **options}))
+
+    def upload_folder(self, folder_path: Path, repo_id: str, **options: Any) -> str:
+        for name in options.pop("allow_patterns"):
+            self.folder.mkdir(exist_ok=True)
+            shutil.copy(folder_path / name, self.folder / name)
+        self.calls.append(("upload_folder", {"repo_id": repo_id, **options}))
+        return f"https://example.org/{repo_id}/commit/1"
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeHub:
+    fake = FakeHub(tmp_path / "hub")
+    monkeypatch.setattr("clipn_hf.detector_saving.HfApi", fake)
+    return fake
+
+
+def test_push_to_hub_takes_one_commit(clipn_folder: Path, hub: FakeHub) -> None:
+    detector = ready(clipn_folder, "nearest_neighbors")
+    address = detector.push_to_hub("cats", private=True, token="secret", commit_message="Here it is")
+    assert address == "https://example.org/someone/cats/commit/1"
+    assert hub.calls == [
+        ("token", {"token": "secret"}),
+        ("create_repo", {"repo_id": "cats", "private": True, "exist_ok": True}),
+        ("upload_folder", {"repo_id": "someone/cats", "commit_message": "Here it is"}),
+    ]
+    check_loads(hub.folder, detector)
+    assert 'pipeline("ood-detection", model="someone/cats")' in card_of(hub.folder)
+    assert not list(hub.folder.glob("*.py"))
+
+
+def test_save_and_push(clipn_folder: Path, tmp_path: Path, hub: FakeHub) -> None:
+    detector = ready(clipn_folder)
+    with pytest.raises(TypeError, match="private are for publishing; set `push_to_hub=True`"):
+        detector.save_pretrained(tmp_path / "cats", private=True)
+    assert not (tmp_path / "cats").exists()
+    (tmp_path / "cats").mkdir()
+    (tmp_path / "cats" / "notes.txt").write_text("mine")
+    detector.save_pretrained(tmp_path / "cats", push_to_hub=True)
+    assert contents(hub.folder).keys() == contents(tmp_path / "cats").keys() - {"notes.txt"}
+    assert ("upload_folder", {"repo_id": "someone/cats", "commit_message": "Upload detector"}) in hub.calls
+    check_loads(tmp_path / "cats", detector)
+    detector.save_pretrained(tmp_path / "cats", push_to_hub=True, repo_id="org/dogs", revision="trial")
+    assert ("create_branch", {"repo_id": "org/dogs", "branch": "trial", "exist_ok": True}) in hub.calls
+    assert hub.calls[-1][1]["revision"] == "trial"
+    assert 'model="org/dogs"' in card_of(hub.folder)
+
+
+def test_a_local_model_cannot_be_named_on_the_hub(clipn_folder: Path, tmp_path: Path, hub: FakeHub) -> None:
+    detector = ready(clipn_folder)
+    with pytest.raises(
+        ValueError, match="local folder .*, which is not on the Hub; publish with `include_weights=True`"
+    ):
+        detector.push_to_hub("cats", include_weights=False)
+    assert not hub.calls
+
+
+def test_a_model_of_the_hub_is_named_with_its_revision(clipn_folder: Path, tmp_path: Path, hub: FakeHub) -> None:
+    encoder = DualEncoder.from_pretrained(clipn_folder, device="cpu")
+    encoder.source, encoder.revision = "org/clipn", "0123456789abcdef"
+    detector = ready(encoder)
+    detector.push_to_hub("cats", include_weights=False)
+    model = json.loads((hub.folder / "detector.json").read_text())["model"]
+    assert (model["id"], model["revision"], model["weights"]) == ("org/clipn", "0123456789abcdef", "hub")
+    assert not list(hub.folder.glob("model*"))
+    assert ModelCard.load(hub.folder / "README.md").data.base_model == "org/clipn"
+    assert "`org/clipn`, revision `0123456789abcdef`" in card_of(hub.folder)
+    # It cannot be reached from here.
+    with pytest.raises(
+        IncompleteCheckpointError, match="names the model org/clipn at revision 0123456789abcdef, which"
+    ):
+        load(hub.folder)
+    check_equal(OODDetector.from_pretrained(hub.folder, encoder=encoder), detector)
