@@ -88,7 +88,7 @@ def test_version_and_help(run: Command) -> None:
     assert out.split()[1][0].isdigit()
     code, out, _ = run("--help")
     assert code == 0
-    assert {"detect", "info", "convert", "demo"} <= set(out.split())
+    assert {"detect", "calibrate", "evaluate", "compare", "methods", "info", "convert", "demo"} <= set(out.split())
 
 
 def test_help_names_exit_codes_and_methods(run: Command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,7 +97,7 @@ def test_help_names_exit_codes_and_methods(run: Command, monkeypatch: pytest.Mon
     assert code == 0
     assert "Exit codes: 0 all images were read; 1 bad input" in out
     *names, last = METHODS
-    assert f"{', '.join(names)} or {last}." in out
+    assert f"{', '.join(names)} or {last};" in " ".join(out.replace("│", " ").split())
 
 
 def test_help_follows_the_table_of_methods(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,7 +105,7 @@ def test_help_follows_the_table_of_methods(monkeypatch: pytest.MonkeyPatch) -> N
     assert cli._alternatives(["a", "b", "c"]) == "a, b or c"
     assert cli._alternatives(["a"]) == "a"
     parameter = next(p for p in get_command(cli.app).commands["detect"].params if p.name == "method")
-    assert parameter.help == f"{cli._alternatives(METHODS)}."
+    assert parameter.help.startswith(f"{cli._alternatives(METHODS)};")
     assert [name for name, _ in cli._complete_method("")] == list(METHODS)
     assert cli._complete_method("m") == [(name, METHODS[name].title) for name in METHODS if name.startswith("m")]
 
@@ -231,7 +231,7 @@ def test_csv(run: Command, bad_images: Path, clipn_folder: Path, tmp_path: Path)
         if row["error"]:
             assert row["is_ood"] == row["ood_score"] == row["label"] == ""
         else:
-            assert row["is_ood"] in ("true", "false")
+            assert (row["verdict"], row["is_ood"]) in (("unknown", "true"), ("known", "false"))
             assert 0 <= float(row["ood_score"]) <= 1
             assert row["method"] == "atd"
             assert row["label"] in LABELS.split(",")
@@ -243,7 +243,7 @@ def test_format_follows_the_extension_unless_given(
     options = ("detect", images / "0.png", "--labels", LABELS, "--model", clipn_folder, "--output")
     for name, arguments, start in (
         ("a.JSONL", (), '{"file"'),
-        ("a.csv", (), "file,is_ood"),
+        ("a.csv", (), "file,verdict,is_ood"),
         ("a.txt", (), "verdict "),
         ("b.csv", ("--format", "table"), "verdict "),
     ):
@@ -586,6 +586,116 @@ def test_a_killed_process_leaves_no_output(
 
 
 # The other commands
+
+
+def test_methods_lists_the_table(run: Command) -> None:
+    code, out, _ = run("methods")
+    assert code == 0
+    lines = {line.split()[0]: line for line in out.splitlines() if line}
+    for name, method in METHODS.items():
+        assert method.title in lines[name]
+        assert method.reference in lines[name]
+        assert ("CLIPN" in lines[name]) == ("no" in method.needs)
+        assert all(f"{setting}={value}" in lines[name] for setting, value in method.settings.items())
+
+
+@pytest.fixture
+def many_images(tmp_path: Path) -> Path:
+    """Forty-eight images that differ, a half of them in each of two folders called by labels."""
+    for seed in range(48):
+        folder = tmp_path / "many" / ("cat", "dog")[seed % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(100 + seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize((48, 48)).save(folder / f"{seed:02}.png")
+    return tmp_path / "many"
+
+
+@pytest.mark.parametrize("method", ["mcm", "nearest_neighbors", "relative_mahalanobis"])
+def test_calibrate_and_detect_with_the_detector(
+    run: Command, images: Path, many_images: Path, clipn_folder: Path, tmp_path: Path, method: str
+) -> None:
+    output = tmp_path / "detector"
+    fitted = METHODS[method].fit is not None
+    fit_on = ("--fit-on", many_images / "cat", "--fit-on", many_images / "dog") if fitted else ()
+    calibration_images = [tmp_path / "other" / f"{seed}.png" for seed in range(20)]
+    calibration_images[0].parent.mkdir()
+    for seed, file in enumerate(calibration_images):
+        Image.fromarray(np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)).save(file)
+    code, out, err = run(
+        "calibrate", tmp_path / "other", "--labels", "cat,dog", "--model", clipn_folder, "--method", method,
+        "--max-id-rejection", 0.1, "--output", output, *fit_on,
+    )  # fmt: skip
+    assert code == 0, err
+    assert "from 20 images" in out
+    assert "At most 10 % of new ID images" in err
+
+    detector = OODDetector.from_pretrained(output)
+    assert (detector.labels, detector.method.name) == (["cat", "dog"], method)
+    assert detector.calibration is not None and detector.calibration.n == 20
+    assert (detector.fitted_on is not None) == fitted
+    code, out, err = run("detect", images, "-r", "--detector", output, "--format", "jsonl")
+    assert code == 0, err
+    records = read_jsonl(out)
+    assert [record["threshold"] for record in records] == [detector.threshold] * 5
+    assert [record["promise"] for record in records] == [detector.calibration.promise] * 5
+    expected = detector.score([record["file"] for record in records]).tolist()
+    assert [record["ood_score"] for record in records] == pytest.approx(expected, rel=1e-5, abs=1e-6)
+    assert detector.calibration.promise in " ".join(err.split())
+    # Another threshold is nobody's promise.
+    code, out, err = run("detect", images, "--detector", output, "--format", "jsonl", "--threshold", -1e9)
+    assert {record["verdict"] for record in read_jsonl(out)} == {"unknown"}
+    assert {record["promise"] for record in read_jsonl(out)} == {None}
+
+
+def test_three_answers(run: Command, many_images: Path, clipn_folder: Path, tmp_path: Path) -> None:
+    output, sheet = tmp_path / "detector", tmp_path / "sheet.png"
+    code, _, err = run(
+        "calibrate", many_images / "cat", "--labels", LABELS, "--model", clipn_folder, "--output", output,
+        "--max-id-rejection", 0.1, "--unknown", many_images / "dog", "--max-ood-acceptance", 0.1,
+    )  # fmt: skip
+    assert code == 0, err
+    code, out, err = run(
+        "detect", many_images, "-r", "--detector", output, "--contact-sheet", sheet, "--format", "csv"
+    )
+    assert code == 0, err
+    verdicts = [row["verdict"] for row in csv.DictReader(out.splitlines())]
+    assert {"known", "unsure", "unknown"} == set(verdicts)
+    assert sheet.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--max-id-rejection", "0.01"), "a promise of at most 1 % needs at least 99"),
+        (("--method", "nearest_neighbors"), "needs ID images to be fitted on; pass them as `id_images`"),
+        (("--method", "mcm", "--fit-on", "{}"), "Method mcm learns nothing from images; leave out --fit-on."),
+        (("--method", "nearest_neighbors", "--fit-on", "{}"), "48 of 48 images that the method was fitted on"),
+        (("--method", "mahalanobis", "--labels", "cat,bird", "--fit-on", "{}"), "must be one of the 2 labels"),
+        (("--output", "{}/cat/01.png"), "is a file; name a folder"),
+    ],
+)
+def test_a_detector_that_cannot_be_made(
+    run: Command, many_images: Path, clipn_folder: Path, tmp_path: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    (many_images / "cat" / "01.png").write_bytes((many_images / "cat" / "00.png").read_bytes())
+    (many_images / "cat" / "00.png").unlink()
+    options = [argument.format(many_images) for argument in arguments]
+    output = tmp_path / "detector"
+    code, _, err = run(
+        "calibrate", many_images, "-r", "--labels", "cat,dog", "--model", clipn_folder, "--output", output, *options
+    )
+    assert code == 1
+    assert message in err
+    assert not output.exists()
+
+
+def test_a_detector_leaves_nothing_else_to_say(run: Command, images: Path, tmp_path: Path) -> None:
+    code, _, err = run("detect", images, "--detector", tmp_path, "--labels", LABELS, "--method", "mcm")
+    assert code == 2
+    assert "leave out --labels and --method" in " ".join(err.replace("│", " ").split())
+    code, _, err = run("detect", images, "--detector", tmp_path)
+    assert code == 1
+    assert "There is no detector at" in err
 
 
 def test_info(run: Command, clip_folder: Path, clipn_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,12 +7,15 @@ import doctest
 import re
 from pathlib import Path
 
+import pytest
+
 import clipn_hf
 
 README = Path(__file__).parents[1] / "README.md"
 
 
-def test_examples_print_what_the_readme_shows() -> None:
+def test_examples_print_what_the_readme_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # An example saves a detector.
     result = doctest.testfile(str(README), module_relative=False, optionflags=doctest.NORMALIZE_WHITESPACE)
     assert result.attempted > 3
     assert result.failed == 0

@@ -25,7 +25,9 @@ def _is_command() -> bool:
 # The command imports what it needs itself: transformers and torch take seconds, for which `--help` need not wait.
 if TYPE_CHECKING or not _is_command():
     from .detector import LabelScore, OODDetector, OODResult
-    from .encoders import DualEncoder, IncompleteCheckpointError
+    from .encoders import DualEncoder, IncompleteCheckpointError, PrecomputedEncoder
+    from .evaluation.benchmark import evaluate_suite
+    from .features import extract_features
     from .images import ImageError
     from .modeling import (
         CLIPNConfig,
@@ -57,7 +59,10 @@ __all__ = [
     "OODDetector",
     "OODPipeline",
     "OODResult",
+    "PrecomputedEncoder",
     "clipn_loss",
+    "evaluate_suite",
+    "extract_features",
     "itbo_loss",
     "pipeline",
     "save_shim",
@@ -70,7 +75,15 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     # The function `pipeline` comes last, because it takes the place of the module of that name.
-    for module in ("detector", "encoders", "images", "modeling", "pipeline"):
+    for module in (
+        "detector",
+        "encoders",
+        "evaluation.benchmark",
+        "features",
+        "images",
+        "modeling",
+        "pipeline",
+    ):
         names = vars(importlib.import_module(f".{module}", __name__))
         globals().update({exported: names[exported] for exported in __all__ if exported in names})
     return globals()[name]

@@ -23,6 +23,7 @@ from rich.table import Table
 from rich.text import Text
 from tqdm import tqdm
 
+from .cli_evaluation import compare, evaluate
 from .files import atomic_path
 from .methods import METHODS
 from .prompts import DEFAULT_TEMPLATES
@@ -41,7 +42,11 @@ from .records import (
 if TYPE_CHECKING:
     from PIL import Image
 
+    from .calibration import Calibration
+
 PICTURE_EXTENSIONS = (".png", ".jpg", ".jpeg")
+DEFAULT_METHOD = "atd"
+NEED_WORDS = {"no": "CLIPN", "training": "ID images", "training_labels": "with labels"}
 
 
 def _alternatives(names: Iterable[str]) -> str:
@@ -72,6 +77,37 @@ NoTemplates = Annotated[
     ),
 ]
 
+Labels = Annotated[
+    str | None, typer.Option(metavar="A,B,C", help="The known things, separated by commas.", show_default=False)
+]
+LabelsFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="The known things, one per line. Blank lines and lines that begin with # are skipped.",
+        show_default=False,
+    ),
+]
+Model = Annotated[
+    str | None,
+    typer.Option(metavar="MODEL", help="Hub id or folder of the model.", show_default="the embedded checkpoint"),
+]
+MethodName = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help=f"{_alternatives(METHODS)}; `clipn-hf methods` tells about them.",
+        autocompletion=_complete_method,
+        show_default="atd",
+    ),
+]
+BatchSize = Annotated[int, typer.Option(metavar="N", min=1, help="Images per pass through the model.")]
+Device = Annotated[
+    str | None,
+    typer.Option(metavar="DEVICE", help="Such as cpu or cuda:1.", show_default="an accelerator, if there is one"),
+]
+Recursive = Annotated[bool, typer.Option("--recursive", "-r", help="Search folders at every depth.")]
+
 app = typer.Typer(
     help="Tell images of known things from images of anything else, with CLIP and CLIPN.",
     no_args_is_help=True,
@@ -81,6 +117,8 @@ app = typer.Typer(
 
 cache_app = typer.Typer(help="See and delete the embeddings that are kept on disk.", no_args_is_help=True)
 app.add_typer(cache_app, name="cache")
+app.command(no_args_is_help=True)(evaluate)
+app.command(no_args_is_help=True)(compare)
 
 CacheDir = Annotated[
     Path | None,
@@ -149,30 +187,26 @@ def detect(
     paths: Annotated[
         list[str], typer.Argument(metavar="PATH...", help="Images, folders, glob patterns or http(s) addresses.")
     ],
-    labels: Annotated[
-        str | None, typer.Option(metavar="A,B,C", help="The known things, separated by commas.", show_default=False)
-    ] = None,
-    labels_file: Annotated[
-        Path | None,
+    labels: Labels = None,
+    labels_file: LabelsFile = None,
+    model: Model = None,
+    method: MethodName = None,
+    detector: Annotated[
+        str | None,
         typer.Option(
-            metavar="FILE",
-            help="The known things, one per line. Blank lines and lines that begin with # are skipped.",
+            metavar="DETECTOR",
+            help="Hub id or folder of a detector, such as `calibrate` writes, in place of labels, model, method and "
+            "templates.",
             show_default=False,
         ),
     ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(metavar="MODEL", help="Hub id or folder of the model.", show_default="the embedded checkpoint"),
-    ] = None,
-    method: Annotated[
-        str, typer.Option(metavar="NAME", help=f"{_alternatives(METHODS)}.", autocompletion=_complete_method)
-    ] = "atd",
     threshold: Annotated[
         float | None,
         typer.Option(
             metavar="NUMBER",
             help="The score above which an image is unknown.",
-            show_default=f"the rule of {_alternatives(name for name, row in METHODS.items() if row.is_ood)}",
+            show_default=f"that of the detector, or the rule of "
+            f"{_alternatives(name for name, row in METHODS.items() if row.is_ood)}",
         ),
     ] = None,
     templates: Templates = None,
@@ -198,16 +232,28 @@ def detect(
             show_default=False,
         ),
     ] = None,
-    batch_size: Annotated[int, typer.Option(metavar="N", min=1, help="Images per pass through the model.")] = 32,
-    device: Annotated[
-        str | None,
-        typer.Option(metavar="DEVICE", help="Such as cpu or cuda:1.", show_default="an accelerator, if there is one"),
-    ] = None,
-    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Search folders at every depth.")] = False,
+    batch_size: BatchSize = 32,
+    device: Device = None,
+    recursive: Recursive = False,
 ) -> None:
     """Judge images: does each show one of the labels (known) or something else (unknown)?"""
-    if (labels is None) == (labels_file is None):
-        raise typer.BadParameter("Exactly one of the two is needed.", param_hint="'--labels' / '--labels-file'")
+    if detector is not None:
+        superfluous = {
+            "--labels": labels,
+            "--labels-file": labels_file,
+            "--model": model,
+            "--method": method,
+            "--template": templates,
+            "--no-template": no_templates,
+        }
+        if given := [name for name, value in superfluous.items() if value]:
+            raise typer.BadParameter(
+                f"The detector has its own; leave out {' and '.join(given)}.", param_hint="'--detector'"
+            )
+    elif (labels is None) == (labels_file is None):
+        raise typer.BadParameter(
+            "Exactly one of them is needed.", param_hint="'--labels' / '--labels-file' / '--detector'"
+        )
     if output is not None:
         _check_output(output)
     if contact_sheet is not None:
@@ -215,28 +261,28 @@ def detect(
     if format is None:
         extension = "" if output is None else output.suffix[1:].lower()
         format = Format(extension) if extension in list(Format) else Format.TABLE
-    known = _read_labels(labels_file) if labels_file else _split_labels(labels or "")
+    known = None if detector is not None else _known(labels, labels_file)
 
     from .detector import OODDetector
-    from .images import find_images
 
-    files = find_images(paths, recursive)
-    if not files:
-        advice = "." if recursive else "; to search the folders inside, add --recursive."
-        raise ValueError(f"There are no images in {', '.join(paths)}{advice}")
-
+    files = _find_images(paths, recursive)
     _check_device(device)
-    with _loading(model):
-        detector = OODDetector(
-            model,
-            known,
-            method,
-            templates=templates,
-            no_templates=no_templates,
-            threshold=threshold,
-            device=device,
-        )
-    detector.explain_missing_verdict()
+    with _loading(detector or model):
+        if known is None:
+            judge = OODDetector.from_pretrained(detector or "", device=device)
+            if threshold is not None:
+                judge.threshold = threshold
+        else:
+            judge = OODDetector(
+                model,
+                known,
+                method or DEFAULT_METHOD,
+                templates=templates,
+                no_templates=no_templates,
+                threshold=threshold,
+                device=device,
+            )
+    judge.explain_missing_verdict()
     counts: Counter[str] = Counter()
     pictures: list[tuple[Image.Image, Record]] = []
     with contextlib.ExitStack() as stack:
@@ -245,10 +291,10 @@ def detect(
             partial = stack.enter_context(atomic_path(output))
             # What is not text in the name of a file is written as an escape that JSON knows.
             stream = stack.enter_context(partial.open("w", encoding="utf-8", errors="backslashreplace", newline=""))
-        write = record_writer(format, stream, known)
+        write = record_writer(format, stream, judge.labels)
         # Results that scroll by in the terminal are progress enough.
         hidden = not sys.stderr.isatty() or (output is None and sys.stdout.isatty())
-        judged = judge_files(detector, files, top_k, batch_size, MAX_TILES if contact_sheet is not None else 0)
+        judged = judge_files(judge, files, top_k, batch_size, MAX_TILES if contact_sheet is not None else 0)
         for record, thumbnail in tqdm(judged, total=len(files), unit=" images", disable=hidden):
             write(record)
             counts[verdict_word(record)] += 1
@@ -259,10 +305,130 @@ def detect(
     number = "1 image" if len(files) == 1 else f"{len(files):,} images"
     summary = f"{number}: " + ", ".join(f"{count:,} {verdict}" for verdict, count in sorted(counts.items()))
     if contact_sheet is not None and pictures:
-        save_contact_sheet(contact_sheet, pictures, summary, detector)
+        save_contact_sheet(contact_sheet, pictures, summary, judge)
     _report(summary)
+    if judge.calibration is not None:
+        _report(_promise(judge.calibration))
     if counts[UNREADABLE]:
         raise typer.Exit(3)
+
+
+@app.command(no_args_is_help=True)
+def calibrate(
+    paths: Annotated[
+        list[str],
+        typer.Argument(metavar="PATH...", help="Images of known things: files, folders, glob patterns or addresses."),
+    ],
+    output: Annotated[Path, typer.Option(metavar="FOLDER", help="The folder of the detector to write.")],
+    labels: Labels = None,
+    labels_file: LabelsFile = None,
+    model: Model = None,
+    method: MethodName = None,
+    templates: Templates = None,
+    no_templates: NoTemplates = None,
+    max_id_rejection: Annotated[
+        float, typer.Option(metavar="SHARE", help="Share of new images of known things that may be called unknown.")
+    ] = 0.05,
+    delta: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            help="The promise holds with confidence 1 - SHARE over the images drawn.",
+            show_default="it holds on average",
+        ),
+    ] = None,
+    per_label: Annotated[bool, typer.Option("--per-label", help="Give each label a threshold of its own.")] = False,
+    fit_on: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATH",
+            help="Other images of known things, for methods that are fitted; repeat the option for several. Where the "
+            "method needs labels, each image lies in a folder that is called by its label.",
+            show_default=False,
+        ),
+    ] = None,
+    ood_images: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--unknown",
+            metavar="PATH",
+            help="Images of unknown things, for a third answer, unsure; repeat the option for several.",
+            show_default=False,
+        ),
+    ] = None,
+    max_ood_acceptance: Annotated[
+        float, typer.Option(metavar="SHARE", help="Share of unknown images like these that may be called known.")
+    ] = 0.05,
+    include_weights: Annotated[
+        bool, typer.Option("--weights/--no-weights", help="Save the weights of the model, or where they are.")
+    ] = True,
+    batch_size: BatchSize = 32,
+    device: Device = None,
+    recursive: Recursive = False,
+) -> None:
+    """Make a detector: find the threshold from images of known things, and save it with all it needs."""
+    if (labels is None) == (labels_file is None):
+        raise typer.BadParameter("Exactly one of the two is needed.", param_hint="'--labels' / '--labels-file'")
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"The output {output} is a file; name a folder.")
+    known = _known(labels, labels_file)
+
+    from .detector import OODDetector
+
+    files = _find_images(paths, recursive)
+    fitted_files = _find_images(fit_on, recursive=True) if fit_on else None
+    unknown_files = _find_images(ood_images, recursive) if ood_images else None
+    _check_device(device)
+    with _loading(model):
+        detector = OODDetector(
+            model,
+            known,
+            method or DEFAULT_METHOD,
+            templates=templates,
+            no_templates=no_templates,
+            device=device,
+        )
+    if detector.method.fit is None and fitted_files:
+        raise ValueError(f"Method {detector.method.name} learns nothing from images; leave out --fit-on.")
+    folders = None
+    if fitted_files and "training_labels" in detector.method.needs:
+        folders = [Path(file).resolve().parent.name for file in fitted_files]
+    detector.fit(fitted_files, folders, batch_size=batch_size)
+    calibration = detector.calibrate(
+        files,
+        max_id_rejection,
+        delta,
+        per_label=per_label,
+        ood_images=unknown_files,
+        max_ood_acceptance=max_ood_acceptance,
+        batch_size=batch_size,
+    )
+    detector.save_pretrained(output, include_weights)
+    print(f"Threshold {calibration.threshold:.6g} from {calibration.n:,} images")
+    _report(_promise(calibration))
+    print(printable(f"Written to {output}; use it by: clipn-hf detect PATH... --detector {output}"))
+
+
+@app.command("methods")
+def show_methods() -> None:
+    """Show the methods: what they need, which paper they are of, and their settings."""
+    table = Table(box=None, pad_edge=False)
+    for heading in ("method", "name in full", "needs", "rule", "arXiv", "settings"):
+        table.add_column(heading, no_wrap=heading in ("method", "arXiv"))
+    for row in METHODS.values():
+        table.add_row(
+            row.name,
+            row.title,
+            " ".join(NEED_WORDS[need] for need in NEED_WORDS if need in row.needs - {"global"}) or "any model",
+            "yes" if row.is_ood else "",
+            row.reference,
+            ", ".join(f"{name}={value}" for name, value in row.settings.items()),
+        )
+    # What is not shown on a terminal need not fit one.
+    Console(highlight=False, width=None if sys.stdout.isatty() else 160).print(table)
+    print(
+        "\nrule: decides without a threshold. All others give a verdict once they are calibrated (clipn-hf calibrate)."
+    )
 
 
 @app.command()
@@ -274,7 +440,7 @@ def info(
     """Show what a checkpoint is and which methods it serves."""
     from transformers import AutoConfig
 
-    from .detector import OODDetector
+    from .detector import unserved
     from .encoders import EMBEDDED_CHECKPOINT, DualEncoder
     from .modeling.description import describe_config
 
@@ -296,14 +462,9 @@ def info(
     rows["templates"] = "\n".join(encoder.templates)
     if encoder.has_no_encoder and encoder.no_templates != encoder.templates:
         rows['"no" templates'] = "\n".join(encoder.no_templates)
-    served, reasons = [], []
-    for method in METHODS:
-        try:
-            OODDetector(encoder, ["known", "other"], method)
-            served.append(method)
-        except ValueError as error:
-            reasons.append(str(error))
-    rows["methods"] = ", ".join(served)
+    why_not = {name: unserved(method, encoder) for name, method in METHODS.items()}
+    reasons = [reason for reason in why_not.values() if reason is not None]
+    rows["methods"] = ", ".join(name for name, reason in why_not.items() if reason is None)
     if reasons:
         rows["not served"] = "\n".join(reasons)
 
@@ -451,6 +612,26 @@ def _readable_size(size: int) -> str:
         return f"{size} bytes"
     power = min((len(str(size)) - 1) // 3, 4)
     return f"{size / 1000**power:,.1f} {' kMGT'[power]}B"
+
+
+def _known(labels: str | None, labels_file: Path | None) -> list[str]:
+    return _read_labels(labels_file) if labels_file else _split_labels(labels or "")
+
+
+def _find_images(paths: Sequence[str], recursive: bool) -> list[str]:
+    from .images import find_images
+
+    files = find_images(paths, recursive)
+    if not files:
+        advice = "." if recursive else "; to search the folders inside, add --recursive."
+        raise ValueError(f"There are no images in {', '.join(paths)}{advice}")
+    return files
+
+
+def _promise(calibration: "Calibration") -> str:
+    if calibration.data_sha256 is None:
+        return calibration.promise
+    return f"{calibration.promise} (calibrated {calibration.date}, images {calibration.data_sha256[:12]}…)"
 
 
 def _split_labels(text: str) -> list[str]:

@@ -9,6 +9,7 @@ OpenOOD, the share of ID images rejected when 95 % of the OOD images are caught.
 An image is accepted as ID when its score is at most a threshold. Images with equal scores fall on the same side.
 """
 
+import functools
 import inspect
 import math
 import operator
@@ -411,7 +412,7 @@ def bootstrap_interval(
     sizes = {name: len(values) for name, values in id_arrays.items()}
     if len(set(sizes.values())) != 1:
         raise ValueError(f"The data of the ID images must have one value per image, but got {sizes or 'none'}.")
-    if metric in _KERNELS:
+    if metric in KERNELS:
         unscored = np.zeros(next(iter(sizes.values())))
         id_values = as_scores(id_arrays.get("id_scores", unscored), "id_scores")
         ood_values = as_scores(ood_arrays["ood_scores"], "ood_scores") if ood_arrays else np.empty(0)
@@ -421,8 +422,8 @@ def bootstrap_interval(
             for name, parameter in inspect.signature(metric).parameters.items()
             if parameter.default is not parameter.empty and name != "ood_scores"
         }
-        kernel = _KERNELS[metric]
-        chunks = _resample(id_values, ood_values, correct, resamples, seed)
+        kernel = KERNELS[metric]
+        chunks = resample_counts(id_values, ood_values, correct, resamples, seed)
         values = np.concatenate([kernel(counts, **(defaults | arguments)) for counts in chunks])
     else:
         draws = zip(
@@ -557,7 +558,7 @@ def _count(
     return _Counts(id_counts, ends - id_counts, np.searchsorted(right, distinct, side="right"))
 
 
-def _resample(
+def resample_counts(
     id_values: npt.NDArray[np.float64],
     ood_values: npt.NDArray[np.float64],
     correct: npt.NDArray[np.bool_] | None,
@@ -674,6 +675,11 @@ def _id_accuracy(counts: _Counts) -> npt.NDArray[np.float64]:
     return counts.correct[..., -1] / counts.id[..., -1]
 
 
+@functools.lru_cache(maxsize=1)
+def _harmonic_numbers(last: int) -> npt.NDArray[np.float64]:
+    return np.concatenate(([0.0], np.cumsum(1 / np.arange(1, last + 1))))
+
+
 def _aurc(counts: _Counts) -> npt.NDArray[np.float64]:
     kept = counts.id + counts.ood
     wrong = kept - counts.correct
@@ -681,7 +687,7 @@ def _aurc(counts: _Counts) -> npt.NDArray[np.float64]:
     group, wrong_in_group = kept - kept_before, wrong - wrong_before
     # In a random order of a group of equal scores, errors grow linearly: after k images in all, the expected risk is
     # `share + (wrong_before - share * kept_before) / k`, whose sum over the group has harmonic numbers in it.
-    harmonic = np.concatenate(([0.0], np.cumsum(1 / np.arange(1, kept[..., -1].max() + 1))))
+    harmonic = _harmonic_numbers(int(kept[..., -1].max()))
     share = wrong_in_group / np.maximum(group, 1)
     tied = wrong_in_group + (wrong_before - share * kept_before) * (harmonic[kept] - harmonic[kept_before])
     # The difference of harmonic numbers loses digits, which a single image need not.
@@ -700,7 +706,7 @@ def _ccr_at_fpr(counts: _Counts, *, fpr: float) -> npt.NDArray[np.float64]:
     return correct / counts.id[..., -1]
 
 
-_KERNELS: dict[Callable[..., float], Callable[..., npt.NDArray[np.float64]]] = {
+KERNELS: dict[Callable[..., float], Callable[..., npt.NDArray[np.float64]]] = {
     auroc: _auroc,
     aupr: _aupr,
     fpr_at_tpr: _fpr_at_tpr,

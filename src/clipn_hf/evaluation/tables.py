@@ -1,0 +1,687 @@
+# Copyright 2026 The clipn-hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""Tables of evaluation results: Markdown and LaTeX to read, CSV to compute with.
+
+Rows are pairs of model and method, columns are the sets, near OOD apart from far OOD. Averages are unweighted means
+over the sets of one group; images of several sets are never pooled. Every FPR says which images count as positive.
+"""
+
+import csv
+import difflib
+import io
+import json
+import os
+import re
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+from .published import PublishedResult, published_results
+
+Record = Mapping[str, Any]
+
+AVERAGE = "average"
+PUBLISHED_NOTE = (
+    "Printed in papers, not computed here: weights, prompts, class names and images may differ from those above."
+)
+
+# Of each metric, what it is called and which way is better; {…} are conventions of the record.
+_METRICS: Mapping[str, tuple[str, Literal["↑", "↓", ""]]] = {
+    "auroc": ("AUROC", "↑"),
+    "fpr95": ("FPR{level}, {positive} positive, {rule} rule", "↓"),
+    "fpr95_ood_positive": ("FPR{level}, OOD positive, {rule} rule", "↓"),
+    "aupr_in": ("AUPR-in, {aupr_rule}", "↑"),
+    "aupr_out": ("AUPR-out, {aupr_rule}", "↑"),
+    "detection_accuracy": ("Detection accuracy", "↑"),
+    "id_accuracy": ("ID accuracy", "↑"),
+    "aurc": ("AURC", "↓"),
+    "oscr": ("OSCR", "↑"),
+    "ccr_at_fpr1": ("CCR at 1 % FPR", "↑"),
+    "auroc_full_spectrum": ("AUROC, full spectrum", "↑"),
+    "fpr95_full_spectrum": ("FPR{level}, full spectrum, {positive} positive, {rule} rule", "↓"),
+    "accuracy": ("Accuracy", "↑"),
+    "rejected_at_tpr95": ("Rejected at the threshold that keeps {level} % of ID", "↓"),
+}
+METRICS = tuple(_METRICS)
+# A detector of other content should not notice another style, so that neither direction is better.
+_SHIFTED_METRICS = {
+    "accuracy": None,
+    "rejected_at_tpr95": None,
+    "auroc": "AUROC of ID against shifted, 50 = unnoticed",
+}
+# Of the nearest labels alone, which most methods agree on.
+_LABEL_METRICS = ("accuracy", "id_accuracy")
+_ID_METRICS = ("id_accuracy", "aurc")
+_GROUPS = ("near", "far")
+
+
+class Cell(NamedTuple):
+    """One number of a table, as a share of one.
+
+    Args:
+        value (`float`): The metric, its mean over seeds.
+        spread (`float`, *optional*): What stands behind ±, as the notes of the tables say.
+        best (`bool`): Whether no other row shows a better number in this column.
+    """
+
+    value: float
+    spread: float | None
+    best: bool
+
+    def __str__(self) -> str:
+        spread = "" if self.spread is None else f" ± {100 * self.spread:.1f}"
+        return f"{100 * self.value:.1f}{spread}"
+
+
+class Row(NamedTuple):
+    """One row of a table.
+
+    Args:
+        model (`str`): What the model is called.
+        method (`str`): The method, with whatever else tells this row from others.
+        cells (`tuple` of [`Cell`] or `None`): One for each column, None where nothing was measured.
+    """
+
+    model: str
+    method: str
+    cells: tuple[Cell | None, ...]
+
+
+@dataclass(frozen=True)
+class ResultTable:
+    """One metric of one suite.
+
+    Args:
+        metric (`str`): One of `METRICS`.
+        title (`str`): Its name with the convention, such as "FPR95, ID positive, exact rule".
+        direction (`str`): "↑" where higher is better, "↓" where lower is, else "".
+        columns (`tuple` of pairs): Group and name of each column: `("near", "SSB-hard")`, `("near", "average")`.
+        rows (`tuple` of [`Row`]): One for each model and method.
+    """
+
+    metric: str
+    title: str
+    direction: str
+    columns: tuple[tuple[str, str], ...]
+    rows: tuple[Row, ...]
+
+    @property
+    def heading(self) -> str:
+        """The title with the direction."""
+        return f"{self.title} {self.direction}".rstrip()
+
+
+@dataclass(frozen=True)
+class SuiteTables:
+    """All tables of one suite in one convention.
+
+    Args:
+        suite (`str`): Name of the suite.
+        heading (`str`): The name, with whatever tells it from another suite of the same name.
+        notes (`tuple[str, ...]`): Sentences that say how to read the tables.
+        tables (`tuple` of [`ResultTable`]): Detection, one table for each metric.
+        shifted_tables (`tuple` of [`ResultTable`]): The same for sets of the same labels in another style.
+    """
+
+    suite: str
+    heading: str
+    notes: tuple[str, ...]
+    tables: tuple[ResultTable, ...]
+    shifted_tables: tuple[ResultTable, ...]
+
+
+def result_tables(records: Iterable[Record], metrics: Sequence[str] = ("auroc", "fpr95")) -> list[SuiteTables]:
+    """Arrange records in tables.
+
+    Args:
+        records (iterable of `Mapping`): Results of any number of suites, models, methods, sets and seeds.
+        metrics (`Sequence[str]`, *optional*, defaults to `("auroc", "fpr95")`): Out of `METRICS`.
+
+    Returns:
+        list of [`SuiteTables`]: One for each suite and convention, in the order of the records.
+
+    Raises:
+        ValueError: There are no records, a metric is unknown, or two records are of the same thing.
+    """
+    if isinstance(metrics, str):
+        raise ValueError(f"`metrics` must be a list of names, such as [{metrics!r}], but is the text {metrics!r}.")
+    for metric in metrics:
+        metric_title(metric)
+    suites: dict[str, list[Record]] = {}
+    for record in records:
+        identity = [record["suite"], record.get("suite_sha256"), record["convention"]]
+        suites.setdefault(json.dumps(identity, sort_keys=True), []).append(record)
+    if not suites:
+        raise ValueError("`records` is empty; give the results of at least one evaluation.")
+    names = [members[0]["suite"] for members in suites.values()]
+    tables = []
+    for members, name in zip(suites.values(), names, strict=True):
+        digest = str(members[0].get("suite_sha256"))[:8]
+        heading = name if names.count(name) == 1 else f"{name} ({digest})"
+        tables.append(_suite_tables(heading, members, metrics))
+    return tables
+
+
+def markdown_table(
+    records: Iterable[Record], metrics: Sequence[str] = ("auroc", "fpr95"), published: bool = False
+) -> str:
+    """Write the tables of records in Markdown, in percent, the best number of each column bold.
+
+    Args:
+        records (iterable of `Mapping`): Results of any number of suites, models, methods, sets and seeds.
+        metrics (`Sequence[str]`, *optional*, defaults to `("auroc", "fpr95")`): A table for each of them.
+        published (`bool`, *optional*, defaults to `False`):
+            Whether published results on the same suites follow, in tables of their own.
+
+    Returns:
+        `str`: Headings, notes and tables, ending in a line break.
+
+    Raises:
+        ValueError: As [`result_tables`].
+    """
+    blocks = []
+    for suite in result_tables(records, metrics):
+        blocks += [f"### {_escape_markdown(suite.heading)}", _escape_markdown(" ".join(suite.notes))]
+        blocks += [_markdown(table) for table in suite.tables]
+        if suite.shifted_tables:
+            blocks += ["**Covariate shift**: the same labels in another style.", *map(_markdown, suite.shifted_tables)]
+        if published and (results := published_results(suite.suite)):
+            blocks += [f"#### Published on {_escape_markdown(suite.suite)}", PUBLISHED_NOTE]
+            for metric in metrics:
+                header, rows, texts = published_rows(results, metric)
+                if rows:
+                    escaped = [[_escape_markdown(cell) for cell in row] for row in [header, *rows]]
+                    blocks.append(_grid(escaped[0], escaped[1:], texts))
+            sources = published_sources(results)
+            blocks.append("\n".join(f"{number}. {_escape_markdown(text)}" for number, text in enumerate(sources, 1)))
+    return "\n\n".join(blocks) + "\n"
+
+
+def latex_table(records: Iterable[Record], metrics: Sequence[str] = ("auroc", "fpr95")) -> str:
+    """Write the tables of records in LaTeX, for the package booktabs, in percent, the best of each column bold.
+
+    Args:
+        records (iterable of `Mapping`): Results of any number of suites, models, methods, sets and seeds.
+        metrics (`Sequence[str]`, *optional*, defaults to `("auroc", "fpr95")`): A table for each of them.
+
+    Returns:
+        `str`: One `table` environment for each suite and metric, ending in a line break.
+
+    Raises:
+        ValueError: As [`result_tables`].
+    """
+    blocks = ["% These tables need \\usepackage{booktabs}."]
+    for suite in result_tables(records, metrics):
+        blocks += [_latex(suite, table) for table in (*suite.tables, *suite.shifted_tables)]
+    return "\n\n".join(blocks) + "\n"
+
+
+_CSV_COLUMNS = (
+    *("suite", "suite_sha256", "date", "model", "revision", "weights_sha256", "dtype", "device", "method"),
+    *("settings", "templates", "labels", "labels_sha256", "seed", "id_set", "id_images", "id_sha256"),
+    *("group", "set", "images", "unreadable", "set_sha256", "metric", "value", "low", "high"),
+    *("confidence", "resamples", "tpr", "fpr_positive", "fpr_rule", "aupr_rule"),
+)
+
+
+def csv_table(records: Iterable[Record]) -> str:
+    """Write records as CSV in long form: one line for each metric of each record, shares of one, not rounded.
+
+    Args:
+        records (iterable of `Mapping`): Results of any number of suites, models, methods, sets and seeds.
+
+    Returns:
+        `str`: A header and the lines. `fpr_positive`, `fpr_rule` and `aupr_rule` are empty where they do not matter.
+    """
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, _CSV_COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for record in records:
+        model, measured, id_set, convention = (record[key] for key in ("model", "set", "id_set", "convention"))
+        bootstrap = record.get("bootstrap") or {}
+        for metric, numbers in record["metrics"].items():
+            rated = metric.startswith("fpr")
+            positive = "ood" if metric == "fpr95_ood_positive" else convention["fpr_positive"]
+            writer.writerow(
+                {
+                    **{key: record.get(key) for key in ("suite", "suite_sha256", "date", "method", "seed")},
+                    "model": model["id"],
+                    **{key: model.get(key) for key in ("revision", "weights_sha256", "dtype", "device")},
+                    "settings": json.dumps(record["settings"], sort_keys=True),
+                    "templates": json.dumps(record.get("templates"), ensure_ascii=False),
+                    "labels": record["labels"]["count"],
+                    "labels_sha256": record["labels"].get("sha256"),
+                    "id_set": id_set["name"],
+                    "id_images": id_set["images"],
+                    "id_sha256": id_set.get("sha256"),
+                    "set": measured["name"],
+                    "set_sha256": measured.get("sha256"),
+                    **{key: measured.get(key) for key in ("group", "images", "unreadable")},
+                    "metric": metric,
+                    **{key: numbers.get(key) for key in ("value", "low", "high")},
+                    "confidence": bootstrap.get("confidence"),
+                    "resamples": bootstrap.get("resamples"),
+                    "tpr": convention["tpr"] if rated or metric == "rejected_at_tpr95" else None,
+                    "fpr_positive": positive if rated else None,
+                    "fpr_rule": convention["fpr_rule"] if rated else None,
+                    "aupr_rule": convention["aupr_rule"] if metric.startswith("aupr") else None,
+                }
+            )
+    return stream.getvalue()
+
+
+def metric_title(metric: str, convention: Mapping[str, Any] | None = None) -> str:
+    """Name a metric in full.
+
+    Args:
+        metric (`str`): One of `METRICS`.
+        convention (`Mapping`, *optional*): `record["convention"]`. Defaults to the project's own.
+
+    Returns:
+        `str`: Such as "FPR95, ID positive, exact rule".
+
+    Raises:
+        ValueError: The metric is unknown.
+    """
+    if metric not in _METRICS:
+        close = difflib.get_close_matches(str(metric), METRICS, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else "."
+        raise ValueError(f"`metrics` must be among {', '.join(METRICS)}, but one is {metric!r}{hint}")
+    convention = convention or {}
+    return _METRICS[metric][0].format(
+        level=f"{100 * convention.get('tpr', 0.95):g}",
+        positive=convention.get("fpr_positive", "id").upper(),
+        rule=convention.get("fpr_rule", "exact"),
+        aupr_rule=convention.get("aupr_rule", "average_precision").replace("_", " "),
+    )
+
+
+def row_names(records: Iterable[Record]) -> dict[str, tuple[str, str]]:
+    """Name the pairs of model and method that records are of, so that no two names are alike.
+
+    Args:
+        records (iterable of `Mapping`): Results.
+
+    Returns:
+        `dict`: For each [`row_key`], the model and the method with whatever settings tell it from others.
+    """
+    firsts: dict[str, Record] = {}
+    for record in records:
+        firsts.setdefault(row_key(record), record)
+    # Revisions, digests and the like tell models apart.
+    models: dict[str, Mapping[str, Any]] = {}
+    for record in firsts.values():
+        models.setdefault(json.dumps(record["model"], sort_keys=True), record["model"])
+    short = {key: public_name(str(model["id"] or model["class"])) for key, model in models.items()}
+    for name in set(short.values()):
+        alike = [key for key in models if short[key] == name]
+        if len(alike) > 1:
+            differing = _differences([_flatten(models[key]) for key in alike])
+            short.update({key: f"{name} ({text})" for key, text in zip(alike, differing, strict=True)})
+
+    names: dict[str, tuple[str, str]] = {}
+    pairs: dict[tuple[str, str], list[str]] = {}
+    for key, record in firsts.items():
+        pair = short[json.dumps(record["model"], sort_keys=True)], str(record["method"])
+        pairs.setdefault(pair, []).append(key)
+    for (model, method), keys in pairs.items():
+        settings = [
+            {**firsts[key]["settings"], **{name: firsts[key].get(name) for name in ("templates", "no_templates")}}
+            for key in keys
+        ]
+        texts = _differences([_flatten(each) for each in settings])
+        for key, text in zip(keys, texts, strict=True):
+            names[key] = (model, f"{method} ({text})" if text else method)
+    order = list(models)
+    ranked = sorted(firsts, key=lambda key: order.index(json.dumps(firsts[key]["model"], sort_keys=True)))
+    return {key: names[key] for key in ranked}
+
+
+def row_key(record: Record) -> str:
+    """Identify the model and the method of a record, with all their settings.
+
+    Args:
+        record (`Mapping`): A result.
+
+    Returns:
+        `str`: The same for records of the same row, that is for all sets and seeds.
+    """
+    identity = [record["model"], record["method"], record["settings"]]
+    identity += [record.get("templates"), record.get("no_templates")]
+    return json.dumps(identity, sort_keys=True)
+
+
+def public_name(name: str) -> str:
+    """Keep of a path only the last part, which says enough and gives nothing away.
+
+    Args:
+        name (`str`): An id on the Hub or a path.
+
+    Returns:
+        `str`: The id, or the last part of the path.
+    """
+    is_path = os.path.isabs(name) or name.startswith(("~", ".")) or "\\" in name or name.count("/") > 1
+    return re.split(r"[/\\]", name.rstrip("/\\"))[-1] or name if is_path else name
+
+
+def _flatten(values: Mapping[str, Any]) -> dict[str, str]:
+    texts = {}
+    for name, value in values.items():
+        if name == "id":
+            name, value = "in", public_name(f"./{os.path.dirname(str(value))}")
+        if name.endswith("sha256"):
+            name, value = name.removesuffix("_sha256"), str(value)[:8]
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        texts[name.replace("_", " ")] = text if len(text) <= 60 else f"{text[:59]}…"
+    return texts
+
+
+def _differences(facts: Sequence[Mapping[str, str]]) -> list[str]:
+    """Write of each mapping the entries that are not the same in all."""
+    keys = list(dict.fromkeys(key for each in facts for key in each))
+    differing = [key for key in keys if len({each.get(key) for each in facts}) > 1]
+    return [", ".join(f"{key} {each[key]}" for key in differing if key in each) for each in facts]
+
+
+def _suite_tables(heading: str, records: Sequence[Record], metrics: Sequence[str]) -> SuiteTables:
+    names = row_names(records)
+    values: dict[tuple[str, str, str, int], Record] = {}
+    sets: dict[str, dict[str, None]] = {}
+    for record in records:
+        group, name = record["set"]["group"], record["set"]["name"]
+        sets.setdefault(group, {})[name] = None
+        place = row_key(record), group, name, record["seed"]
+        if place in values:
+            model, method = names[place[0]]
+            raise ValueError(
+                f"Two records are of {method} with {model} on {name}, seed {record['seed']}, suite {record['suite']}; "
+                "keep the newer one."
+            )
+        values[place] = record
+    seeds = sorted({record["seed"] for record in records})
+    by_seeds = len(seeds) > 1
+    convention = records[0]["convention"]
+
+    def measured(row: str, group: str, name: str, metric: str) -> dict[int, Mapping[str, Any]]:
+        found = {seed: values.get((row, group, name, seed)) for seed in seeds}
+        numbers = {seed: record["metrics"].get(metric) for seed, record in found.items() if record is not None}
+        return {seed: each for seed, each in numbers.items() if each is not None}
+
+    def cell(row: str, group: str, name: str, metric: str) -> tuple[float, float | None] | None:
+        numbers = measured(row, group, name, metric)
+        if not numbers:
+            return None
+        if by_seeds:
+            return _mean([each["value"] for each in numbers.values()])
+        (only,) = numbers.values()
+        interval = only.get("low") is not None and only.get("high") is not None
+        return only["value"], (only["high"] - only["low"]) / 2 if interval else None
+
+    def average(row: str, group: str, metric: str) -> tuple[float, float | None] | None:
+        numbers = [measured(row, group, name, metric) for name in sets[group]]
+        complete = [seed for seed in seeds if all(seed in each for each in numbers)]
+        if not complete:
+            return None
+        return _mean([statistics.fmean(each[seed]["value"] for each in numbers) for seed in complete])
+
+    def build(metric: str, groups: Sequence[str], title: str | None = None) -> ResultTable | None:
+        direction = "" if title else _METRICS[metric][1]
+        columns: list[tuple[str, str]] = []
+        found: list[list[tuple[float, float | None] | None]] = []
+        for group in groups:
+            for name in sets.get(group, ()):
+                columns.append((group, name))
+                found.append([cell(row, group, name, metric) for row in names])
+            if len(sets.get(group, ())) > 1:
+                columns.append((group, AVERAGE))
+                found.append([average(row, group, metric) for row in names])
+        if metric in _ID_METRICS:
+            # They are of the ID images alone, whatever these are compared with.
+            columns = [("", records[0]["id_set"]["name"])]
+            found = [[next((each for each in row if each is not None), None) for row in zip(*found, strict=True)]]
+        if all(each is None for column in found for each in column):
+            return None
+        cells = [_cells(column, direction) for column in found]
+        rows = [
+            Row(*pair, tuple(column[index] for column in cells))
+            for index, pair in enumerate(names.values())
+            if any(column[index] is not None for column in cells)
+        ]
+        if metric in _LABEL_METRICS:
+            rows = _merge_methods(rows)
+        return ResultTable(metric, title or metric_title(metric, convention), direction, tuple(columns), tuple(rows))
+
+    tables = [build(metric, _GROUPS) for metric in metrics]
+    shifted = [build(metric, ["covariate-shift"], title) for metric, title in _SHIFTED_METRICS.items()]
+    return SuiteTables(
+        suite=records[0]["suite"],
+        heading=heading,
+        notes=_notes(records, seeds),
+        tables=tuple(table for table in tables if table is not None),
+        shifted_tables=tuple(table for table in shifted if table is not None),
+    )
+
+
+def _merge_methods(rows: Sequence[Row]) -> list[Row]:
+    """Make one row of the methods of a model, where all have the same numbers."""
+    merged = []
+    for model in dict.fromkeys(row.model for row in rows):
+        own = [row for row in rows if row.model == model]
+        same = len(own) > 1 and len({row.cells for row in own}) == 1
+        merged += [Row(model, "every method", own[0].cells)] if same else own
+    return merged
+
+
+def _mean(values: Sequence[float]) -> tuple[float, float | None]:
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+
+
+def _cells(column: Sequence[tuple[float, float | None] | None], direction: str) -> list[Cell | None]:
+    shown = [round(100 * each[0], 1) for each in column if each is not None]
+    best = None
+    if direction and len(set(shown)) > 1:
+        best = max(shown) if direction == "↑" else min(shown)
+    return [None if each is None else Cell(*each, best=round(100 * each[0], 1) == best) for each in column]
+
+
+def _notes(records: Sequence[Record], seeds: Sequence[int]) -> tuple[str, ...]:
+    id_sets = sorted({(record["id_set"]["name"], record["id_set"]["images"]) for record in records})
+    labels = sorted({record["labels"]["count"] for record in records})
+    images = _span([count for _, count in id_sets])
+    notes = [f"ID: {', '.join(dict.fromkeys(name for name, _ in id_sets))}, {images} images, {_span(labels)} labels."]
+    notes.append("In percent.")
+    bootstraps = [record.get("bootstrap") for record in records]
+    if len(seeds) > 1:
+        notes.append(f"± is the standard deviation over {len(seeds)} seeds.")
+    elif any(bootstraps):
+        levels = {f"{100 * each['confidence']:g}" for each in bootstraps if each}
+        resamples = _span(sorted({each["resamples"] for each in bootstraps if each}))
+        notes.append(
+            f"± is half of the {' or '.join(sorted(levels))} % bootstrap interval over images ({resamples} resamples)."
+        )
+    counts: dict[str, set[str]] = {}
+    for record in records:
+        counts.setdefault(record["set"]["group"], set()).add(record["set"]["name"])
+    if any(len(names) > 1 for names in counts.values()):
+        notes.append("An average is the plain mean over the sets of its group.")
+    remarks = {record["set"]["name"]: record["set"].get("note") for record in records}
+    notes += [f"{name}: {remark.strip().rstrip('.')}." for name, remark in remarks.items() if remark]
+    return tuple(notes)
+
+
+def _span(numbers: Sequence[int]) -> str:
+    low, high = min(numbers), max(numbers)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def _escape_markdown(text: str) -> str:
+    text = " ".join(text.split())
+    text = re.sub(r"([\\`*|<\[\]])", r"\\\1", text)
+    # Between letters an underscore is one; elsewhere it may begin emphasis.
+    text = re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", text)
+    return re.sub(r"&(?=#?\w+;)", "&amp;", text)
+
+
+def _grid(header: Sequence[str], rows: Iterable[Sequence[str]], texts: int) -> str:
+    """Write a table whose first columns are texts and whose others are numbers."""
+    alignment = [*["---"] * texts, *["---:"] * (len(header) - texts)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [header, alignment, *rows])
+
+
+def _markdown(table: ResultTable) -> str:
+    header = [table.heading, "", *(column_name(group, name) for group, name in table.columns)]
+    rows, last = [], None
+    for row in table.rows:
+        cells = [("–" if cell is None else f"**{cell}**" if cell.best else str(cell)) for cell in row.cells]
+        model = "" if row.model == last else row.model
+        rows.append([_escape_markdown(model), _escape_markdown(row.method), *cells])
+        last = row.model
+    return _grid([_escape_markdown(cell) for cell in header], rows, texts=2)
+
+
+def column_name(group: str, name: str) -> str:
+    """Name a column in one line.
+
+    Args:
+        group (`str`): The group of its set: "near", "far", "covariate-shift", or "" where there is none.
+        name (`str`): The set, or `AVERAGE`.
+
+    Returns:
+        `str`: Such as "near: NINCO" or "far average".
+    """
+    if group not in _GROUPS:
+        return name
+    return f"{group} {name}" if name == AVERAGE else f"{group}: {name}"
+
+
+def published_sources(results: Sequence[PublishedResult]) -> list[str]:
+    """List the sources of published results, with the notes on each.
+
+    Args:
+        results (sequence of [`PublishedResult`]): Of one benchmark.
+
+    Returns:
+        `list[str]`: One text for each number in the column `source` of [`published_rows`].
+    """
+    return list(dict.fromkeys(map(_source, results)))
+
+
+def _source(result: PublishedResult) -> str:
+    return f"{result.source.rstrip('.')}. {result.note.strip()}".strip()
+
+
+def published_rows(results: Sequence[PublishedResult], metric: str) -> tuple[list[str], list[list[str]], int]:
+    """Arrange published results in one table, digits as printed, FPR with its convention.
+
+    Args:
+        results (sequence of [`PublishedResult`]): Of one benchmark.
+        metric (`str`): One of `METRICS`.
+
+    Returns:
+        `tuple`: The header; the rows, none where nothing is published; the number of columns that are texts.
+    """
+    sets = list(dict.fromkeys(name for result in results for name in result.results))
+    sources = published_sources(results)
+    rated = metric.startswith("fpr")
+    rows = []
+    for result in results:
+        numbers = [result.results.get(name, {}).get(metric) for name in sets] + [result.average.get(metric)]
+        if any(number is not None for number in numbers):
+            # The convention is that of each source, hence a column.
+            texts = [result.method, result.model, *([result.fpr_positive.upper()] if rated else [])]
+            texts.append(str(sources.index(_source(result)) + 1))
+            rows.append([*texts, *("–" if number is None else f"{number:.2f}" for number in numbers)])
+    title, direction = metric_title(metric).split(",")[0] if rated else metric_title(metric), _METRICS[metric][1]
+    header = [f"published {title} {direction}", "model", *(["positive"] if rated else []), "source", *sets, AVERAGE]
+    return header, rows, len(header) - len(sets) - 1
+
+
+_LATEX = str.maketrans(
+    {
+        **{letter: f"\\{letter}" for letter in "&%$#_{}"},
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "|": r"\textbar{}",
+        '"': r"\textquotedbl{}",
+        "±": r"$\pm$",
+        "↑": r"$\uparrow$",
+        "↓": r"$\downarrow$",
+        "–": "--",
+        "…": r"\ldots{}",
+    }
+)
+
+
+def _escape_latex(text: str) -> str:
+    return " ".join(text.split()).translate(_LATEX)
+
+
+def _latex(suite: SuiteTables, table: ResultTable) -> str:
+    groups: list[tuple[str, int]] = []
+    for group, _ in table.columns:
+        if groups and groups[-1][0] == group:
+            groups[-1] = group, groups[-1][1] + 1
+        else:
+            groups.append((group, 1))
+    titles = {"near": "near OOD", "far": "far OOD", "covariate-shift": "covariate shift", "": ""}
+    spans, rules, column = ["", ""], [], 3
+    for group, count in groups:
+        spans.append(f"\\multicolumn{{{count}}}{{c}}{{{titles.get(group, _escape_latex(group))}}}")
+        rules.append(f"\\cmidrule(lr){{{column}-{column + count - 1}}}")
+        column += count
+    body, last = [], None
+    for row in table.rows:
+        numbers = ["--" if cell is None else _latex_number(cell) for cell in row.cells]
+        model = "" if row.model == last else row.model
+        body.append(" & ".join([_escape_latex(model), _escape_latex(row.method), *numbers]) + r" \\")
+        last = row.model
+    caption = _escape_latex(f"{suite.heading}: {table.heading}. {' '.join(suite.notes)}")
+    return "\n".join(
+        [
+            r"\begin{table}",
+            r"\centering",
+            f"\\caption{{{caption}}}",
+            f"\\begin{{tabular}}{{ll{'r' * len(table.columns)}}}",
+            r"\toprule",
+            " & ".join(spans) + r" \\",
+            "".join(rules),
+            " & ".join([_escape_latex(table.heading), "method", *(_escape_latex(name) for _, name in table.columns)])
+            + r" \\",
+            r"\midrule",
+            *body,
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+        ]
+    )
+
+
+def _latex_number(cell: Cell) -> str:
+    text = _escape_latex(str(cell))
+    return f"\\textbf{{{text}}}" if cell.best else text
+
+
+__all__ = [
+    "AVERAGE",
+    "METRICS",
+    "PUBLISHED_NOTE",
+    "Cell",
+    "ResultTable",
+    "Row",
+    "SuiteTables",
+    "column_name",
+    "csv_table",
+    "latex_table",
+    "markdown_table",
+    "metric_title",
+    "public_name",
+    "published_rows",
+    "published_sources",
+    "result_tables",
+    "row_key",
+    "row_names",
+]

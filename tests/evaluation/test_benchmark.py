@@ -1,0 +1,565 @@
+# Copyright 2026 The clipn-hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""Suites from images to records: one pass through each model, the same results however they are computed."""
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from transformers import CLIPModel, CLIPProcessor
+
+from clipn_hf import CLIPNModel, DualEncoder, OODDetector
+from clipn_hf.evaluation import benchmark
+from clipn_hf.evaluation.benchmark import SuiteResult, evaluate_suite
+from clipn_hf.evaluation.doctor import Finding
+from clipn_hf.evaluation.metrics import auroc, bootstrap_interval, fpr_at_tpr, id_accuracy
+from clipn_hf.evaluation.results import OOD_METRICS, compare, load_scores, read_records
+
+LABELS = ["cat", "dog", "bird"]
+ZERO_SHOT = ["mcm", "msp", "max_logit", "energy"]
+
+
+def draw_images(folder: Path, count: int, seed: int, hue: int = 0) -> None:
+    folder.mkdir(parents=True)
+    generator = np.random.default_rng(seed)
+    for number in range(count):
+        pixels = generator.integers(0, 120, (6, 8, 3), dtype=np.uint8)
+        pixels[..., hue % 3] += np.uint8(100)
+        Image.fromarray(pixels).resize((40, 36)).save(folder / f"{number}.png")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Images of three classes for ID, for fitting and in another style, and two OOD sets."""
+    folder = tmp_path / "data"
+    for place, label in enumerate(LABELS):
+        draw_images(folder / "id" / label, 5, seed=place, hue=place)
+        draw_images(folder / "fit" / label, 4, seed=10 + place, hue=place)
+        draw_images(folder / "shifted" / label, 3, seed=20 + place, hue=place + 1)
+    draw_images(folder / "near" / "wolf", 4, seed=30)
+    draw_images(folder / "far" / "noise", 6, seed=31, hue=2)
+    return folder
+
+
+NUM_IMAGES = 15 + 12 + 9 + 4 + 6
+
+
+@pytest.fixture
+def suite() -> dict[str, Any]:
+    return {
+        "name": "tiny",
+        "description": "Random pictures of three classes.",
+        "labels": LABELS,
+        "templates": ["a photo of a {}."],
+        "id": {"name": "Id", "source": {"imagefolder": "id"}},
+        "fit": {"name": "Fit", "source": {"imagefolder": "fit"}},
+        "covariate_shift": [{"name": "Shifted", "source": {"imagefolder": "shifted"}}],
+        "ood": [
+            {"name": "Near", "group": "near", "source": {"imagefolder": "near"}, "note": "Wolves."},
+            {"name": "Far", "group": "far", "source": {"imagefolder": "far"}},
+        ],
+    }
+
+
+@pytest.fixture
+def encoder(tiny_clip: CLIPModel, tiny_processor: CLIPProcessor) -> DualEncoder:
+    return DualEncoder(tiny_clip, tiny_processor)
+
+
+@pytest.fixture
+def clipn_encoder(tiny_clipn: CLIPNModel, tiny_processor: CLIPProcessor) -> DualEncoder:
+    return DualEncoder(tiny_clipn, tiny_processor)
+
+
+Evaluate = Callable[..., SuiteResult]
+
+
+@pytest.fixture
+def evaluate(root: Path, tmp_path: Path) -> Evaluate:
+    def evaluate(suite: Any, models: Any, methods: Any = None, **arguments: Any) -> SuiteResult:
+        defaults: dict[str, Any] = {
+            "data_root": root,
+            "cache_dir": tmp_path / "cache",
+            "resamples": 20,
+            "examine": False,
+            "progress": False,
+        }
+        return evaluate_suite(suite, models, methods, **(defaults | arguments))
+
+    return evaluate
+
+
+def count_images(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Collect how many images each pass through a model has."""
+    passes: list[int] = []
+    embed = DualEncoder.image_embeddings
+
+    def counting(self: DualEncoder, pixel_values: torch.Tensor) -> torch.Tensor:
+        passes.append(len(pixel_values))
+        return embed(self, pixel_values)
+
+    monkeypatch.setattr(DualEncoder, "image_embeddings", counting)
+    return passes
+
+
+def without_date(result: SuiteResult) -> list[dict[str, Any]]:
+    return [{name: value for name, value in record.items() if name != "date"} for record in result.records]
+
+
+def by_place(result: SuiteResult) -> dict[tuple[str, str, str], dict[str, Any]]:
+    return {
+        (record["model"]["weights_sha256"], record["method"], record["set"]["name"]): record
+        for record in without_date(result)
+    }
+
+
+def files(folder: Path) -> list[str]:
+    return [str(path) for path in sorted(folder.rglob("*.png"))]
+
+
+# What is computed
+
+
+def test_numbers_are_those_of_detector_and_metrics(
+    evaluate: Evaluate, suite: dict[str, Any], encoder: DualEncoder, root: Path
+) -> None:
+    result = evaluate(suite, encoder, ["mcm"])
+    assert [record["set"]["name"] for record in result.records] == ["Shifted", "Near", "Far"]
+    detector = OODDetector(encoder, LABELS, "mcm", templates=["a photo of a {}."])
+    # The sets list their classes by name.
+    scores = {name: detector.score(files(root / name)) for name in ("id", "shifted", "near", "far")}
+    labels = torch.tensor([LABELS.index(Path(file).parent.name) for file in files(root / "id")])
+    predictions = detector.predict(files(root / "id"))
+    far = result.evaluations[2]
+    np.testing.assert_allclose(np.sort(far.ood_scores), np.sort(scores["far"].numpy()), atol=1e-6)
+    np.testing.assert_allclose(np.sort(far.id_scores), np.sort(scores["id"].numpy()), atol=1e-6)
+    metrics = far.record["metrics"]
+    assert tuple(metrics) == (*OOD_METRICS, "auroc_full_spectrum", "fpr95_full_spectrum")
+    assert metrics["auroc"]["value"] == pytest.approx(auroc(scores["id"], scores["far"]))
+    assert metrics["id_accuracy"]["value"] == pytest.approx(id_accuracy(predictions, labels))
+    wide = torch.cat([scores["id"], scores["shifted"]])
+    assert metrics["auroc_full_spectrum"]["value"] == pytest.approx(auroc(wide, scores["far"]))
+    assert metrics["fpr95_full_spectrum"]["value"] == pytest.approx(fpr_at_tpr(wide, scores["far"]))
+    expected = bootstrap_interval(fpr_at_tpr, far.id_scores, far.ood_scores, resamples=20, seed=0)
+    assert tuple(metrics["fpr95"].values()) == tuple(expected)
+
+    shifted = result.records[0]["metrics"]
+    assert set(shifted) == {"accuracy", "rejected_at_tpr95", "auroc"}
+    threshold = np.sort(far.id_scores)[14]  # 15 images: keeping 95 % is keeping all
+    own = result.evaluations[0]
+    assert shifted["rejected_at_tpr95"]["value"] == pytest.approx((own.ood_scores > threshold).mean())
+    right = [LABELS.index(own.ood_set.class_names[row]) for row in own.ood_rows]  # type: ignore[index]
+    assert shifted["accuracy"]["value"] == pytest.approx((own.ood_predictions == np.array(right)).mean())
+
+
+def test_record_says_what_was_done(evaluate: Evaluate, suite: dict[str, Any], clipn_encoder: DualEncoder) -> None:
+    result = evaluate(suite, clipn_encoder, ["atd", "mcm"])
+    atd, mcm = result.records[1], result.records[4]
+    assert (atd["method"], mcm["method"]) == ("atd", "mcm")
+    assert atd["set"] | {"sha256": ""} == {
+        "name": "Near", "group": "near", "images": 4, "unreadable": 0, "sha256": "", "note": "Wolves."
+    }  # fmt: skip
+    assert atd["id_set"]["images"] == 15
+    assert atd["model"] == {**clipn_encoder.describe(), "id": "CLIPNModel"}
+    assert atd["templates"] == mcm["templates"] == ["a photo of a {}."]
+    assert atd["no_templates"] == ["a photo of a {}."]
+    assert mcm["no_templates"] is None
+    assert mcm["settings"] == {"temperature": 1.0}
+    assert atd["labels"]["count"] == 3
+    assert atd["fit_set"] is None
+    assert atd["bootstrap"] == {"resamples": 20, "confidence": 0.95, "seed": 0}
+    assert atd["scores"] is None
+    assert {"clipn_hf", "torch", "transformers", "numpy", "python"} == set(atd["versions"])
+    assert atd["suite_sha256"] == mcm["suite_sha256"] and len(atd["suite_sha256"]) == 64
+    json.dumps(result.records, allow_nan=False)
+
+
+def test_every_method_is_served_or_skipped_with_a_reason(
+    evaluate: Evaluate, suite: dict[str, Any], encoder: DualEncoder
+) -> None:
+    result = evaluate(suite, encoder, resamples=0)
+    methods = [record["method"] for record in result.records]
+    assert set(ZERO_SHOT) < set(methods)
+    skipped = {sentence.split("ethod ")[1].split()[0] for sentence in result.skipped}
+    assert skipped == {"atd", "ctw"}
+    assert set(methods) | skipped == set(benchmark.METHODS)
+    assert {record["bootstrap"] for record in result.records} == {None}
+    fitted = [record for record in result.records if "training" in benchmark.METHODS[record["method"]].needs]
+    assert fitted
+    assert {record["fit_set"]["images"] for record in fitted} == {12}
+
+    del suite["fit"]
+    result = evaluate(suite, encoder, resamples=0)
+    reasons = [sentence for sentence in result.skipped if "the suite tiny has no `fit`" in sentence]
+    assert len(reasons) == len({record["method"] for record in fitted})
+
+
+def test_nothing_served_is_an_error(evaluate: Evaluate, suite: dict[str, Any], encoder: DualEncoder) -> None:
+    with pytest.raises(ValueError, match="There is nothing to evaluate. .*atd"):
+        evaluate(suite, encoder, ["atd", "ctw"])
+
+
+def test_corrupted_images_are_counted_and_left_out(
+    evaluate: Evaluate, suite: dict[str, Any], encoder: DualEncoder, root: Path
+) -> None:
+    (root / "id" / "cat" / "2.png").write_bytes(b"no picture")
+    (root / "far" / "noise" / "0.png").write_bytes(b"")
+    result = evaluate(suite, encoder, ["mcm"], examine=True)
+    far = result.evaluations[2]
+    assert (far.record["id_set"]["images"], far.record["id_set"]["unreadable"]) == (14, 1)
+    assert (far.record["set"]["images"], far.record["set"]["unreadable"]) == (5, 1)
+    names = [far.id_set.class_names[row] for row in far.id_rows]  # type: ignore[index]
+    assert [far.labels[label] for label in far.id_labels] == names
+    for file in (root / "near" / "wolf").iterdir():
+        file.write_bytes(b"no picture")
+    with pytest.raises(ValueError, match="The set Near cannot be used: None of the 4 images can be read"):
+        evaluate(suite, encoder, ["mcm"])
+
+
+# One pass
+
+
+def test_each_image_is_encoded_once_for_all_methods(
+    evaluate: Evaluate, suite: dict[str, Any], encoder: DualEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes = count_images(monkeypatch)
+    evaluate(suite, encoder, batch_size=4)
+    assert sum(passes) == NUM_IMAGES
+    evaluate(suite, encoder, ["mcm"])
+    assert sum(passes) == NUM_IMAGES
+
+
+def test_seeds_share_one_pass_also_without_cache(
+    evaluate: Evaluate, suite: dict[str, Any], encoder: DualEncoder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    passes = count_images(monkeypatch)
+    suite["id"]["limit"] = 9
+    result = evaluate(suite, encoder, ["mcm"], seeds=[0, 1, 0], use_cache=False, cache_dir=None)
+    assert [record["seed"] for record in result.records] == [0, 0, 0, 1, 1, 1]
+    # Images for fitting are not needed.
+    assert 9 + 9 + 4 + 6 <= sum(passes) <= NUM_IMAGES - 12
+    assert not (tmp_path / "cache").exists()
+    digests = [record["id_set"]["sha256"] for record in result.records]
+    assert digests[0] != digests[3]
+    alone = evaluate(suite, encoder, ["mcm"], seeds=[1])
+    assert without_date(alone) == without_date(result)[3:]
+
+
+def test_images_for_fitting_are_encoded_only_if_a_method_needs_them(
+    evaluate: Evaluate, suite: dict[str, Any], encoder: DualEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes = count_images(monkeypatch)
+    evaluate(suite, encoder, ["mcm", "energy"])
+    assert sum(passes) == NUM_IMAGES - 12
+
+
+# The same results
+
+
+def test_order_of_models_and_methods_does_not_matter(
+    evaluate: Evaluate, suite: dict[str, Any], encoder: DualEncoder, clipn_encoder: DualEncoder
+) -> None:
+    forward = evaluate(suite, [encoder, clipn_encoder], ["mcm", "energy", "msp"])
+    backward = evaluate(suite, [clipn_encoder, encoder], ["msp", "energy", "mcm", "msp"])
+    assert len(by_place(forward)) == len(forward.records) == 18
+    assert by_place(forward) == by_place(backward)
+    assert [record["method"] for record in forward.records[:9:3]] == ["mcm", "energy", "msp"]
+
+
+def test_cache_and_batches_do_not_matter(
+    evaluate: Evaluate, suite: dict[str, Any], encoder: DualEncoder, tmp_path: Path
+) -> None:
+    first = evaluate(suite, encoder, ZERO_SHOT)
+    assert without_date(evaluate(suite, encoder, ZERO_SHOT)) == without_date(first)
+    assert without_date(evaluate(suite, encoder, ZERO_SHOT, use_cache=False, cache_dir=None)) == without_date(first)
+    other = evaluate(suite, encoder, ZERO_SHOT, batch_size=5, cache_dir=tmp_path / "other")
+    for one, two in zip(first.evaluations, other.evaluations, strict=True):
+        np.testing.assert_allclose(one.ood_scores, two.ood_scores, rtol=0, atol=1e-5)
+        assert one.record["set"] == two.record["set"]
+
+
+def test_seeds_of_the_suite_are_the_default(evaluate: Evaluate, suite: dict[str, Any], encoder: DualEncoder) -> None:
+    result = evaluate({**suite, "seeds": [3, 1], "methods": ["energy"]}, encoder)
+    assert [(record["method"], record["seed"]) for record in result.records[::3]] == [("energy", 3), ("energy", 1)]
+
+
+# Models
+
+
+def test_models_by_folder(evaluate: Evaluate, suite: dict[str, Any], encoder: DualEncoder, clip_folder: Path) -> None:
+    by_folder = evaluate(suite, str(clip_folder), ["mcm"], device="cpu")
+    in_suite = evaluate({**suite, "models": [str(clip_folder)]}, None, ["mcm"], device="cpu")
+    assert by_folder.records[0]["metrics"] == evaluate(suite, encoder, ["mcm"]).records[0]["metrics"]
+    assert by_folder.records[0]["metrics"] == in_suite.records[0]["metrics"]
+    assert by_folder.records[0]["model"]["id"] == str(clip_folder)
+
+
+def test_a_saved_detector_is_evaluated_as_it_is(
+    evaluate: Evaluate, suite: dict[str, Any], encoder: DualEncoder, root: Path, tmp_path: Path
+) -> None:
+    detector = OODDetector(encoder, LABELS, "mcm", templates=["a drawing of a {}."], temperature=0.5)
+    detector.save_pretrained(tmp_path / "detector")
+    result = evaluate(suite, tmp_path / "detector", device="cpu")
+    assert {record["method"] for record in result.records} == {"mcm"}
+    assert result.records[0]["settings"] == {"temperature": 0.5}
+    assert result.records[0]["templates"] == ["a drawing of a {}."]
+    far = result.evaluations[2]
+    expected = detector.score(files(root / "far")).numpy()
+    np.testing.assert_allclose(np.sort(far.ood_scores), np.sort(expected), atol=1e-6)
+
+    renamed = evaluate({**suite, "labels": LABELS[::-1]}, detector, ["energy", "mcm"])
+    assert renamed.records[0]["templates"] == ["a drawing of a {}."]
+    assert [record["settings"] for record in renamed.records[::3]] == [{"temperature": 1.0}, {"temperature": 0.5}]
+    assert detector.labels == LABELS
+
+
+def test_a_fitted_detector_is_not_fitted_again(
+    evaluate: Evaluate, suite: dict[str, Any], encoder: DualEncoder, root: Path
+) -> None:
+    name = next(name for name, method in benchmark.METHODS.items() if "training" in method.needs)
+    labels = [Path(file).parent.name for file in files(root / "shifted")]
+    detector = OODDetector(encoder, LABELS, name).fit(files(root / "shifted"), labels, use_cache=False)
+    assert detector.fitted_on is not None
+    fitted_on = copy.deepcopy(detector.fitted_on)
+    expected = np.sort(detector.score(files(root / "far")).numpy())
+    without_fit = {name: value for name, value in suite.items() if name != "fit"}
+    for own_suite in (suite, without_fit):
+        result = evaluate(own_suite, detector)
+        np.testing.assert_allclose(np.sort(result.evaluations[2].ood_scores), expected, atol=1e-5)
+        assert result.records[2]["fit_set"]["sha256"] == fitted_on["sha256"]
+        assert result.records[2]["fit_set"]["images"] == 9
+    assert detector.fitted_on == fitted_on
+
+
+def test_a_detector_that_is_not_fitted_stays_so(
+    evaluate: Evaluate, suite: dict[str, Any], encoder: DualEncoder
+) -> None:
+    name = next(name for name, method in benchmark.METHODS.items() if "training" in method.needs)
+    detector = OODDetector(encoder, LABELS, name)
+    assert evaluate(suite, detector).records[0]["fit_set"]["images"] == 12
+    assert detector.fitted_on is None
+
+
+def test_features_need_no_model(evaluate: Evaluate, root: Path) -> None:
+    generator = np.random.default_rng(0)
+    text = np.eye(3, 8, dtype=np.float32)
+    labels = np.repeat([0, 1, 2], 6)
+    images = (text[labels] + 0.1 * generator.normal(size=(18, 8))).astype(np.float32)
+    np.savez(
+        root / "features.npz",
+        text=text,
+        names=np.array(LABELS),
+        images=images,
+        labels=labels,
+        ood=generator.normal(size=(9, 8)).astype(np.float32),
+    )
+    suite = {
+        "name": "features",
+        "description": "Vectors.",
+        "labels": LABELS,
+        "text_features": {
+            "path": "features.npz",
+            "model": "org/clip",
+            "logit_scale": 10.0,
+            "banks": [{"embeddings": "text", "names": "names", "template": "a {}"}],
+        },
+        "id": {
+            "name": "Id",
+            "source": {"features": "features.npz", "images": "images", "labels": "labels", "label_names": "names"},
+        },
+        "ood": [{"name": "Far", "group": "far", "source": {"features": "features.npz", "images": "ood"}}],
+    }
+    result = evaluate(suite, None, ["mcm", "atd"], examine=True)
+    (record,) = result.records
+    assert record["model"]["id"] == "org/clip"
+    assert record["templates"] == ["a {}"]
+    assert record["metrics"]["id_accuracy"]["value"] == 1
+    assert record["metrics"]["auroc"]["value"] > 0.9
+    assert len(result.skipped) == 1
+    with pytest.raises(ValueError, match="made of features, which one model computed; leave `models` out"):
+        evaluate(suite, "org/other", ["mcm"])
+
+
+# The doctor
+
+
+def test_findings_come_with_the_result(
+    evaluate: Evaluate, suite: dict[str, Any], encoder: DualEncoder, root: Path
+) -> None:
+    copied = (root / "id" / "cat" / "0.png").read_bytes()
+    (root / "far" / "noise" / "6.png").write_bytes(copied)
+    findings = evaluate(suite, encoder, ["mcm"], examine=True).findings
+    assert any(finding.severity == "error" for finding in findings)
+    severities = [benchmark._SEVERITIES.index(finding.severity) for finding in findings]
+    assert severities == sorted(severities)
+    assert len(set(findings)) == len(findings)
+    twice = evaluate(suite, [encoder, encoder], ["mcm"], examine=True, seeds=[0, 1]).findings
+    assert twice == findings
+    assert evaluate(suite, encoder, ["mcm"]).findings == []
+
+
+def test_drawn_labels_are_examined_for_each_seed(
+    evaluate: Evaluate, suite: dict[str, Any], encoder: DualEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    examined = []
+
+    def examine(labels: list[str], *_: Any) -> list[Finding]:
+        examined.append(labels)
+        return [Finding(severity, "check", f"{labels}.", ()) for severity in ("note", "error")]  # type: ignore[arg-type]
+
+    monkeypatch.setattr(benchmark, "examine_labels", examine)
+    suite["labels"] = {"draw": 2, "from": "id"}
+    del suite["fit"], suite["covariate_shift"]
+    suite["id"]["classes"] = {"only": "labels"}
+    findings = evaluate(suite, encoder, ["mcm"], examine=True, seeds=[0, 1, 2, 3]).findings
+    own = [finding for finding in findings if finding.check == "check"]
+    assert len(examined) == 4
+    assert len({str(labels) for labels in examined}) > 1
+    assert [finding.message for finding in own if finding.severity == "note"] == [f"{examined[0]}."]
+    assert {finding.message for finding in own if finding.severity == "error"} == {f"{one}." for one in examined}
+
+
+# What is written
+
+
+TEXTS = {"results.jsonl", "tables.md", "tables.csv", "tables.tex", "report.html", "doctor.json", "model-index.yaml"}
+OUTPUT = TEXTS | {"scores", "figures", ".eval_results"}
+
+
+def test_output_folder(
+    evaluate: Evaluate, suite: dict[str, Any], encoder: DualEncoder, clipn_encoder: DualEncoder, tmp_path: Path
+) -> None:
+    pytest.importorskip("matplotlib")
+    output = tmp_path / "new" / "output"
+    result = evaluate(suite, [encoder, clipn_encoder], ["mcm", "energy"], output=output, examine=True)
+    assert {path.name for path in output.iterdir()} == OUTPUT
+    records = read_records(output / "results.jsonl")
+    assert records == result.records
+    assert len(list((output / "scores").iterdir())) == len(records) == 12
+    for record, evaluation in zip(records, result.evaluations, strict=True):
+        scores = load_scores(record, output)
+        np.testing.assert_array_equal(scores["ood_scores"], evaluation.ood_scores)
+        np.testing.assert_array_equal(scores["id_labels"], evaluation.id_labels)
+    assert not [path for path in output.rglob("*") if "partial" in path.name]
+    figures = {path.name for path in (output / "figures").iterdir()}
+    assert {"heat-map-auroc.png", "risk-coverage.png", "roc-far.png", "histograms-near.png"} <= figures
+    index = yaml.safe_load((output / "model-index.yaml").read_text(encoding="utf-8"))
+    assert index["model-index"]
+    assert "Near" in (output / "tables.md").read_text(encoding="utf-8")
+    assert json.loads((output / "doctor.json").read_text(encoding="utf-8"))
+
+    first = {path: path.read_bytes() for path in (output / "scores").iterdir()}
+    evaluate(suite, [encoder, clipn_encoder], ["mcm", "energy"], output=output)
+    assert {path: path.read_bytes() for path in (output / "scores").iterdir()} == first
+
+
+def test_outputs_can_be_compared(
+    evaluate: Evaluate, suite: dict[str, Any], encoder: DualEncoder, tmp_path: Path
+) -> None:
+    outputs = [tmp_path / name for name in ("mcm", "energy")]
+    for output in outputs:
+        evaluate(suite, encoder, [output.name], output=output)
+    paths = [output / "results.jsonl" for output in outputs]
+    comparisons = compare(*paths, resamples=20, progress=False)
+    assert [comparison.set for comparison in comparisons] == ["Shifted", "Near", "Far"]
+    (_, _, shuffled) = (tmp_path / name for name in ("a", "b", "shuffled"))
+    evaluate({**suite, "labels": LABELS[::-1]}, encoder, ["mcm"], output=shuffled)
+    with pytest.raises(ValueError, match="the class lists"):
+        compare(paths[0], shuffled / "results.jsonl", progress=False)
+
+
+def test_without_matplotlib_there_are_no_figures(
+    evaluate: Evaluate,
+    suite: dict[str, Any],
+    encoder: DualEncoder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
+    monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
+    monkeypatch.setitem(__import__("sys").modules, "matplotlib.backends.backend_agg", None)
+    evaluate(suite, encoder, ["mcm"], output=tmp_path / "output")
+    assert not list((tmp_path / "output").rglob("*.png"))
+    assert {path.name for path in (tmp_path / "output").iterdir()} >= OUTPUT - {"figures"}
+
+
+def test_an_interrupted_run_goes_on_where_it_was(
+    evaluate: Evaluate,
+    suite: dict[str, Any],
+    encoder: DualEncoder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    passes = count_images(monkeypatch)
+    output = tmp_path / "output"
+    saved = benchmark.save_scores
+    calls: list[Any] = []
+
+    def interrupted(*arguments: Any) -> dict[str, str]:
+        calls.append(arguments)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return saved(*arguments)
+
+    monkeypatch.setattr(benchmark, "save_scores", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(suite, encoder, ["mcm", "energy"], output=output)
+    assert not (output / "results.jsonl").exists()
+    assert not [path for path in output.rglob("*") if "partial" in path.name]
+    encoded = sum(passes)
+    monkeypatch.setattr(benchmark, "save_scores", saved)
+    result = evaluate(suite, encoder, ["mcm", "energy"], output=output)
+    assert sum(passes) == encoded
+    assert read_records(output / "results.jsonl") == result.records
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"methods": ["mmc"]}, "There is no method 'mmc', did you mean 'mcm'\\? There are atd, .*"),
+        ({"methods": []}, "`methods` is empty; give at least one of atd"),
+        ({"models": []}, "`models` is empty"),
+        ({"seeds": []}, "`seeds` is empty"),
+        ({"resamples": -1}, "`resamples` must be a whole number"),
+    ],
+)
+def test_bad_arguments_are_refused_before_any_image_is_read(
+    evaluate: Evaluate,
+    suite: dict[str, Any],
+    encoder: DualEncoder,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: dict[str, Any],
+    message: str,
+) -> None:
+    passes = count_images(monkeypatch)
+    with pytest.raises(ValueError, match=message):
+        evaluate(suite, **({"models": encoder} | arguments))
+    assert not passes
+
+
+def test_a_suite_with_a_typo_names_the_key(evaluate: Evaluate, suite: dict[str, Any], encoder: DualEncoder) -> None:
+    suite["ood"][0]["sourse"] = suite["ood"][0].pop("source")
+    with pytest.raises(ValueError, match="sourse.*source"):
+        evaluate(suite, encoder)
+
+
+# Real embeddings
+
+
+def test_features_of_a_real_clip(shared: Path) -> None:
+    result = evaluate_suite("cifar10-features-fitted", data_root=shared, resamples=0, examine=False, progress=False)
+    values = {record["method"]: record["metrics"]["auroc"]["value"] for record in result.records}
+    assert {"mcm", "energy"} < set(values)
+    assert min(values.values()) > 0.5
+    assert {record["model"]["id"] for record in result.records} == {"openai/clip-vit-base-patch32"}
+    assert torch.isfinite(torch.tensor(list(values.values()))).all()

@@ -1,0 +1,68 @@
+# Copyright 2026 The clipn-hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""Digests of data and models: equal where they must be, and different for any difference."""
+
+import hashlib
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import CLIPModel
+
+from clipn_hf import CLIPNModel
+from clipn_hf.digests import data_digest, model_digest, settings_digest
+
+images = st.binary(min_size=1, max_size=4).map(lambda content: hashlib.sha256(content).digest())
+
+
+@given(st.lists(images, max_size=6), st.randoms(use_true_random=False))
+def test_order_of_images_does_not_matter(rows: list[bytes], random: object) -> None:
+    shuffled = rows[:]
+    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    assert data_digest(shuffled) == data_digest(iter(rows))
+    assert len(bytes.fromhex(data_digest(rows))) == 32
+
+
+@given(st.lists(images, max_size=5), st.lists(images, max_size=5))
+def test_other_images_have_another_digest(one: list[bytes], other: list[bytes]) -> None:
+    assert (data_digest(one) == data_digest(other)) == (sorted(one) == sorted(other))
+
+
+@given(
+    *[st.lists(st.tuples(images, st.sampled_from(["cat", "dog", "cat\0", "", "a, b"])), max_size=4) for _ in range(2)]
+)
+def test_labels_count(one: list[tuple[bytes, str]], other: list[tuple[bytes, str]]) -> None:
+    digests = [data_digest([row for row, _ in pairs], [label for _, label in pairs]) for pairs in (one, other)]
+    assert (digests[0] == digests[1]) == (sorted(one) == sorted(other))
+    if one:
+        assert digests[0] != data_digest([row for row, _ in one])
+
+
+def test_every_image_needs_a_label() -> None:
+    with pytest.raises(ValueError, match="zip"):
+        data_digest([b"a", b"b"], ["cat"])
+
+
+def test_digests_of_settings() -> None:
+    assert settings_digest({"a": 1, "b": [2.5, None]}) == settings_digest({"b": [2.5, None], "a": 1})
+    different = [{"a": 1}, {"a": 1.5}, {"a": "1"}, {"a": True}, {"a": [1]}, {"A": 1}, {}]
+    assert len({settings_digest(settings) for settings in different}) == len(different)
+
+
+def test_digests_of_models(clip_folder: Path, clipn_folder: Path, tmp_path: Path) -> None:
+    clip, clipn = CLIPModel.from_pretrained(clip_folder), CLIPNModel.from_pretrained(clipn_folder)
+    assert model_digest(clip) == model_digest(CLIPModel.from_pretrained(clip_folder)) != model_digest(clipn)
+    # How many bits the weights take does not matter, which numbers they are does.
+    assert model_digest(clip.double()) == model_digest(clip.float())
+    digests = [model_digest(clip)]
+    for _ in range(2):
+        with torch.no_grad():
+            clip.logit_scale.copy_(torch.nextafter(clip.logit_scale, torch.tensor(torch.inf)))
+        digests.append(model_digest(clip))
+    half = clip.half()
+    digests.append(model_digest(half))
+    assert model_digest(half.float()) == digests[-1]
+    assert all(one != other for one, other in pairwise(digests))
