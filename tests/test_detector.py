@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Verdicts, scores and records of the detector, for every method and every bad input."""
 
+import copy
 import io
 import logging
 import math
@@ -993,3 +994,12 @@ def test_log_is_silent_without_losses(encoder: DualEncoder, caplog: pytest.LogCa
     detector.calibrate(HELD_OUT)
     detector.calibrate(HELD_OUT)
     assert not caplog.records
+
+
+def test_a_deep_copy_is_a_detector_of_its_own(encoder: DualEncoder) -> None:
+    detector = OODDetector(encoder, LABELS, "nearest_neighbors").fit(IMAGES)
+    other = copy.deepcopy(detector)
+    assert torch.equal(other.score(IMAGES), detector.score(IMAGES))
+    other.labels = LABELS[:2]
+    assert detector.fitted_on is not None
+    assert other.fitted_on is None

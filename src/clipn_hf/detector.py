@@ -105,7 +105,6 @@ class OODDetector:
 
     Attributes:
         method ([`~clipn_hf.methods.Method`]): The row of `METHODS`.
-        settings (`Mapping[str, Any]`): All settings of the method.
         fitted_on (`dict` or `None`): On what the method was fitted: `"images"`, `"labelled"`, `"date"`, `"sha256"`.
 
     Raises:
@@ -142,7 +141,7 @@ class OODDetector:
         **settings: Any,
     ) -> None:
         self.method = get_method(method)
-        self.settings: Mapping[str, Any] = MappingProxyType(self.method.resolve_settings(settings, OPTIONS))
+        self._settings = self.method.resolve_settings(settings, OPTIONS)
         self._labels = _check_labels(labels, self.method)
         self._state: dict[str, Tensor] = {}
         self.fitted_on: dict[str, Any] | None = None
@@ -158,6 +157,11 @@ class OODDetector:
         number = "1 label" if len(self.labels) == 1 else f"{len(self.labels)} labels"
         settings = "".join(f", {name}={value!r}" for name, value in self.settings.items())
         return f"OODDetector({name!r}, {number}, method={self.method.name!r}, threshold={self.threshold}{settings})"
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """All settings of the method. `with_changes` makes a detector with others."""
+        return MappingProxyType(self._settings)
 
     @property
     def labels(self) -> list[str]:
@@ -446,7 +450,7 @@ class OODDetector:
         """
         self.check_fitted()
         embeddings, digests, _ = self._embed_once(id_images, None, batch_size, use_cache)
-        seen = sum(digest in self._fitted_digests for digest in digests)
+        seen = self.count_fitted(digests)
         if seen:
             raise ValueError(
                 f"`id_images` has {seen} of {len(digests)} images that the method was fitted on, whose scores are not "
@@ -519,6 +523,17 @@ class OODDetector:
         self._calibration = Calibration(threshold, None, "text", len(self._labels), date=_today())
         logger.warning(f"The threshold is {threshold:g}. {self._calibration.promise}")
         return self._calibration
+
+    def count_fitted(self, digests: Iterable[bytes]) -> int:
+        """Count the images that the method was fitted on, whose scores are not those of new images.
+
+        Args:
+            digests (`Iterable[bytes]`): SHA-256 of each image, as [`~clipn_hf.features.extract_features`] finds them.
+
+        Returns:
+            `int`
+        """
+        return sum(digest in self._fitted_digests for digest in digests)
 
     def results(self, image_embeddings: Tensor | npt.NDArray[Any], top_k: int | None = TOP_K) -> list[OODResult]:
         """Judge images by their embeddings.
@@ -630,7 +645,7 @@ class OODDetector:
             copy.copy(self)._forget("method", fitted=True, threshold=True)
         elif resolved != dict(self.settings):
             of_fit = [method.settings_of(method.fit, settings) for settings in (self.settings, resolved)]
-            other.settings = MappingProxyType(resolved)
+            other._settings = resolved
             other._forget("settings", fitted=of_fit[0] != of_fit[1], threshold=True)
         for name in names:
             if name in changes:
@@ -747,7 +762,7 @@ class OODDetector:
         values, tensors, encoder = load_detector(source, encoder, device, dtype, **hub_arguments)
         detector = cls.__new__(cls)
         detector.method = get_method(values["method"])
-        detector.settings = MappingProxyType(detector.method.resolve_settings(values["settings"]))
+        detector._settings = detector.method.resolve_settings(values["settings"])
         detector._labels = _check_labels(values["labels"], detector.method)
         detector._state = {
             name.removeprefix(_STATE): tensor for name, tensor in tensors.items() if name.startswith(_STATE)

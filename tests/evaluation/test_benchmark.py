@@ -324,8 +324,9 @@ def test_a_fitted_detector_is_not_fitted_again(
     evaluate: Evaluate, suite: dict[str, Any], encoder: DualEncoder, root: Path
 ) -> None:
     name = next(name for name, method in benchmark.METHODS.items() if "training" in method.needs)
-    labels = [Path(file).parent.name for file in files(root / "shifted")]
-    detector = OODDetector(encoder, LABELS, name).fit(files(root / "shifted"), labels, use_cache=False)
+    own_files = files(root / "fit")[::2]
+    labels = [Path(file).parent.name for file in own_files]
+    detector = OODDetector(encoder, LABELS, name).fit(own_files, labels, use_cache=False)
     assert detector.fitted_on is not None
     fitted_on = copy.deepcopy(detector.fitted_on)
     expected = np.sort(detector.score(files(root / "far")).numpy())
@@ -334,8 +335,18 @@ def test_a_fitted_detector_is_not_fitted_again(
         result = evaluate(own_suite, detector)
         np.testing.assert_allclose(np.sort(result.evaluations[2].ood_scores), expected, atol=1e-5)
         assert result.records[2]["fit_set"]["sha256"] == fitted_on["sha256"]
-        assert result.records[2]["fit_set"]["images"] == 9
+        assert result.records[2]["fit_set"]["images"] == 6
     assert detector.fitted_on == fitted_on
+
+
+@pytest.mark.parametrize(("folder", "name"), [("id", "Id"), ("shifted", "Shifted"), ("far", "Far")])
+def test_a_detector_is_not_evaluated_on_what_it_was_fitted_on(
+    evaluate: Evaluate, suite: dict[str, Any], encoder: DualEncoder, root: Path, folder: str, name: str
+) -> None:
+    seen = files(root / folder)
+    detector = OODDetector(encoder, LABELS, "nearest_neighbors").fit([*seen, *files(root / "fit")], use_cache=False)
+    with pytest.raises(ValueError, match=f"fitted on {len(seen)} of the {len(seen)} images of {name}"):
+        evaluate(suite, detector)
 
 
 def test_a_detector_that_is_not_fitted_stays_so(

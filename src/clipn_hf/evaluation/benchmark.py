@@ -227,6 +227,7 @@ class _Embedded:
     rows: npt.NDArray[np.int64]  # (readable,)
     labels: npt.NDArray[np.int64] | None  # (readable,)
     unreadable: int
+    digests: list[str]
     sha256: str
 
     def describe(self) -> dict[str, Any]:
@@ -293,6 +294,8 @@ class _Run:
                     own.fit(fit_set.embeddings, id_labels=labels if "training_labels" in method.needs else None)
                     fitted_on = fit_set.describe()
                 elif own.fitted_on is not None:
+                    for embedded in (id_set, *others):
+                        _check_new(own, embedded)
                     fitted_on = {
                         "name": "as the detector was saved",
                         "images": own.fitted_on["images"],
@@ -388,7 +391,16 @@ class _Run:
             unreadable = len(features.skipped)
         labels = None if loaded.labels is None else np.asarray(loaded.labels, dtype=np.int64)[rows]
         sha256 = json_digest([digests, None if labels is None else labels.tolist()])
-        return _Embedded(loaded, embeddings, rows, labels, unreadable, sha256)
+        return _Embedded(loaded, embeddings, rows, labels, unreadable, digests, sha256)
+
+
+def _check_new(detector: OODDetector, embedded: _Embedded) -> None:
+    seen = detector.count_fitted(bytes.fromhex(digest) for digest in embedded.digests)
+    if seen:
+        raise ValueError(
+            f"The detector was fitted on {seen} of the {len(embedded.digests)} images of {embedded.data.name}, whose "
+            "scores are not those of new images; evaluate it on others, or fit it on others."
+        )
 
 
 def _score(detector: OODDetector, embedded: _Embedded) -> _Scored:
