@@ -23,6 +23,7 @@ LOCAL_SUITES = [
     "cifar10",
     "cifar10-features",
     "cifar10-features-fitted",
+    "cifar10-features-split",
     "emoji",
     "emoji-openmoji",
     "tiny-imagenet",

@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import tempfile
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -193,6 +194,7 @@ def evaluate_suite(
             },
             date=datetime.now(UTC).isoformat(timespec="seconds"),
             output=None if output is None else Path(output),
+            first_seed=seeds[0],
         )
         for model in models:
             encoder, detector = _load(model, data[seeds[0]], device, dtype)
@@ -259,6 +261,7 @@ class _Run:
         features (`dict`): Arguments of `extract_features`.
         date (`str`): When the run began.
         output (`Path`, *optional*): Where to write scores.
+        first_seed (`int`): The seed that is evaluated first.
     """
 
     suite: Suite
@@ -266,6 +269,7 @@ class _Run:
     features: dict[str, Any]
     date: str
     output: Path | None
+    first_seed: int
 
     def evaluate(
         self,
@@ -291,7 +295,11 @@ class _Run:
                 if "training" in method.needs and own.fitted_on is None:
                     assert fit_set is not None
                     labels = None if fit_set.labels is None else fit_set.labels.tolist()
-                    own.fit(fit_set.embeddings, id_labels=labels if "training_labels" in method.needs else None)
+                    with warnings.catch_warnings():
+                        # What the first seed was warned of holds for the others, in other numbers.
+                        if data.seed != self.first_seed:
+                            warnings.simplefilter("ignore")
+                        own.fit(fit_set.embeddings, id_labels=labels if "training_labels" in method.needs else None)
                     fitted_on = fit_set.describe()
                 elif own.fitted_on is not None:
                     for embedded in (id_set, *others):
