@@ -41,7 +41,7 @@ format: $(VENV)/.stamp-dev ## sort imports, fix what can be fixed, format
 
 docs: $(VENV)/.stamp-docs ## write the API reference to site/
 	$(VENV)/bin/pdoc --docformat google --math --output-directory site clipn_hf clipn_hf.calibration clipn_hf.detector \
-		clipn_hf.encoders clipn_hf.evaluation.metrics clipn_hf.evaluation.ood_detection clipn_hf.feature_cache \
+		clipn_hf.encoders clipn_hf.evaluation !clipn_hf.evaluation.image_hashes clipn_hf.feature_cache \
 		clipn_hf.features clipn_hf.images clipn_hf.methods clipn_hf.modeling clipn_hf.prompts clipn_hf.scores clipn_hf.training
 
 # Without the wheelhouse of this machine, so that the versions are those that everyone finds.

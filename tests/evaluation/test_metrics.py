@@ -411,3 +411,10 @@ def test_examples_print_what_they_show() -> None:
     results = doctest.testmod(metrics)
     assert results.attempted > 0
     assert results.failed == 0
+
+
+def test_whole_numbers_that_float64_cannot_tell_apart_are_refused() -> None:
+    assert auroc([2**53 - 1], [2**53]) == 1.0
+    for scores in ([2**60, 2**60 + 1], np.array([2**63 + 5], dtype=np.uint64), [-(2**60)]):
+        with pytest.raises(ValueError, match="float64 cannot tell neighbours apart"):
+            auroc(scores, [0])

@@ -460,7 +460,8 @@ def as_scores(scores: Any, name: str, min_images: int = 1) -> npt.NDArray[np.flo
         `numpy.ndarray` of shape `(images,)`, float64.
 
     Raises:
-        ValueError: There are too few, they are not one-dimensional or not numeric, or one is NaN.
+        ValueError: There are too few, they are not one-dimensional or not numeric, one is NaN or a whole number beyond
+            2**53.
     """
     values = _as_array(scores, name)
     if values.ndim != 1:
@@ -475,6 +476,11 @@ def as_scores(scores: Any, name: str, min_images: int = 1) -> npt.NDArray[np.flo
     if nans:
         raise ValueError(
             f"`{name}` has NaN in {nans} of {len(copy)} scores; find out which images or weights cause it."
+        )
+    if values.dtype.kind in "iu" and len(copy) and np.abs(copy).max() > 2**53:
+        raise ValueError(
+            f"`{name}` has whole numbers up to {np.abs(copy).max():g}, of which float64 cannot tell neighbours apart; "
+            "give ranks, or scores below 2**53."
         )
     return copy
 
