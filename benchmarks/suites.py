@@ -38,10 +38,11 @@ def main(names: list[str], data_root: Path, output: Path, resamples: int, report
             )
             versions = ", ".join(f"{package} {version}" for package, version in result.records[0]["versions"].items())
             seeds = len({record["seed"] for record in result.records})
+            tables = markdown_table(result.records, averages=result.averages).strip()
             page = (
                 f"# {name}\n\n{result.suite.description}\n\n"
                 f"```bash\nclipn-hf evaluate --config {name} --data-root DATA --resamples {resamples}\n```\n\n"
-                f"{seeds} seed{'' if seeds == 1 else 's'}; {versions}.\n\n{markdown_table(result.records).strip()}\n"
+                f"{seeds} seed{'' if seeds == 1 else 's'}; {versions}.\n\n{tables}\n"
             )
             with atomic_path(output / f"{name}.md") as partial:
                 partial.write_text(page, encoding="utf-8")

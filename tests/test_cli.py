@@ -91,23 +91,35 @@ def test_version_and_help(run: Command) -> None:
     assert {"detect", "calibrate", "evaluate", "compare", "methods", "info", "convert", "demo"} <= set(out.split())
 
 
-def test_help_names_exit_codes_and_methods(run: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+UNFITTED = [name for name, method in METHODS.items() if method.fit is None]
+
+
+@pytest.mark.parametrize(("subcommand", "methods"), [("detect", UNFITTED), ("calibrate", list(METHODS))])
+def test_help_names_exit_codes_and_methods(
+    run: Command, monkeypatch: pytest.MonkeyPatch, subcommand: str, methods: list[str]
+) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    code, out, _ = run("detect", "--help")
+    code, out, _ = run(subcommand, "--help")
     assert code == 0
-    assert "Exit codes: 0 all images were read; 1 bad input" in out
-    *names, last = METHODS
-    assert f"{', '.join(names)} or {last};" in " ".join(out.replace("│", " ").split())
+    text = " ".join(out.replace("│", " ").split())
+    assert "Exit codes: 0 all images were read; 1 bad input" in text
+    assert "3 some images could not be read" in text
+    *names, last = methods
+    assert f"{', '.join(names)} or {last};" in text
 
 
-def test_help_follows_the_table_of_methods(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_help_follows_the_table_of_methods() -> None:
     """The option is made from the table, not from a list of its own."""
     assert cli._alternatives(["a", "b", "c"]) == "a, b or c"
     assert cli._alternatives(["a"]) == "a"
-    parameter = next(p for p in get_command(cli.app).commands["detect"].params if p.name == "method")
-    assert parameter.help.startswith(f"{cli._alternatives(METHODS)};")
-    assert [name for name, _ in cli._complete_method("")] == list(METHODS)
-    assert cli._complete_method("m") == [(name, METHODS[name].title) for name in METHODS if name.startswith("m")]
+    for subcommand, methods, complete in (
+        ("detect", UNFITTED, cli._complete_unfitted_method),
+        ("calibrate", list(METHODS), cli._complete_method),
+    ):
+        parameter = next(p for p in get_command(cli.app).commands[subcommand].params if p.name == "method")
+        assert parameter.help.startswith(f"{cli._alternatives(methods)};")
+        assert [name for name, _ in complete("")] == methods
+        assert complete("m") == [(name, METHODS[name].title) for name in methods if name.startswith("m")]
 
 
 @pytest.fixture(params=["script", "module"])
@@ -210,11 +222,12 @@ def test_table(run: Command, bad_images: Path, clipn_folder: Path) -> None:
     code, out, _ = run("detect", bad_images, "--labels", "cat,犬", "--model", clipn_folder, "--threshold", -1)
     assert code == 3
     header, *rows = out.splitlines()
-    assert header.split() == ["verdict", "OOD", "score", "nearest", "label", "p", "file"]
+    assert header.split() == ["verdict", "OOD", "score", "nearest", "label", "prob.", "file"]
     assert len(rows) == 8
     assert sum(row.startswith("unknown") for row in rows) == 4
     assert sum(row.startswith("unreadable") for row in rows) == 4
-    assert all(str(bad_images) in row for row in rows)
+    assert all(row.index(str(bad_images)) == row.index(str(bad_images), len("unreadable")) for row in rows)
+    assert {row.index(str(bad_images)) for row in rows if "犬" not in row} == {header.index("file")}
     assert "trap\\n\\x1b[2J.png" in out
 
 
@@ -265,6 +278,33 @@ def test_templates_and_method_reach_the_detector(run: Command, images: Path, cli
         assert read_jsonl(out)[0]["ood_score"] == pytest.approx(detector.score(images / "0.png").item(), rel=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("word", "value"), [("0.5", 0.5), (".5", 0.5), ("2", 2), ("true", True), ("null", None), ("kth", "kth"), ("", "")]
+)
+def test_values_of_settings_are_those_of_json_or_words(word: str, value: Any) -> None:
+    found = cli._read_value(word)
+    assert (found, type(found)) == (value, type(value))
+
+
+def test_settings_reach_the_detector(run: Command, images: Path, clipn_folder: Path) -> None:
+    code, out, _ = run(
+        *("detect", images / "0.png", "--labels", LABELS, "--model", clipn_folder, "--format", "jsonl"),
+        *("--method", "mcm", "--setting", "temperature = .25"),
+    )
+    assert code == 0
+    scores = [
+        OODDetector(clipn_folder, LABELS.split(","), "mcm", **settings).score(images / "0.png").item()
+        for settings in ({"temperature": 0.25}, {})
+    ]
+    assert read_jsonl(out)[0]["ood_score"] == pytest.approx(scores[0], rel=1e-4) != pytest.approx(scores[1], rel=1e-4)
+
+
+def test_the_embedded_checkpoint_is_named_in_terms_of_options(run: Command, images: Path) -> None:
+    code, _, err = run("detect", images / "0.png", "--labels", LABELS)
+    assert code == 0
+    assert "No `--model` given" in err and "--model openai/" in err
+
+
 def test_five_labels_are_listed_unless_told_otherwise(run: Command, images: Path, clipn_folder: Path) -> None:
     options = ("detect", images / "0.png", "--labels", "a,b,c,d,e,f,g", "--model", clipn_folder, "--format", "jsonl")
     for arguments, count in (((), 5), (("--top-k", 6), 6), (("--top-k", 99), 7)):
@@ -272,19 +312,18 @@ def test_five_labels_are_listed_unless_told_otherwise(run: Command, images: Path
 
 
 def test_a_method_without_rule_gives_scores_and_says_how_to_get_a_verdict(
-    run: Command, images: Path, clip_folder: Path, caplog: pytest.LogCaptureFixture
+    run: Command, images: Path, clip_folder: Path
 ) -> None:
     options = ("detect", images, "--labels", LABELS, "--model", clip_folder, "--format", "jsonl", "--method", "mcm")
     code, out, err = run(*options)
     assert code == 0
     assert all(record["is_ood"] is None for record in read_jsonl(out))
-    assert "pass `threshold`" in caplog.text
+    assert "give `--threshold`, make a detector by `clipn-hf calibrate`, or use --method atd or ctw" in err
     assert err.splitlines()[-1] == "4 images: 4 undecided"
     scores = [record["ood_score"] for record in read_jsonl(out)]
-    caplog.clear()
-    code, out, _ = run(*options, "--threshold", scores[0])
+    code, out, err = run(*options, "--threshold", scores[0])
     assert [record["is_ood"] for record in read_jsonl(out)] == [score > scores[0] for score in scores]
-    assert "`threshold`" not in caplog.text
+    assert "verdict" not in err
 
 
 def test_contact_sheet(
@@ -393,8 +432,22 @@ def test_nothing_readable_at_all(run: Command, tmp_path: Path, clipn_folder: Pat
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--labels", LABELS, "--method", "foo"], "`method` must be one of atd, ctw"),
-        (["--labels", LABELS, "--threshold", "nan"], "`threshold` must be finite"),
+        (["--labels", LABELS, "--method", "foo"], "`--method` must be one of atd, ctw"),
+        (
+            ["--labels", LABELS, "--method", "mahalanobis"],
+            "make a detector by `clipn-hf calibrate --method mahalanobis",
+        ),
+        (["--labels", LABELS, "--setting", "temperature=1"], "method atd has no setting temperature. It has none"),
+        (["--labels", LABELS, "--method", "mcm", "--setting", "temprature=1"], "did you mean temperature?"),
+        (["--labels", LABELS, "--method", "mcm", "--setting", "temperature"], "`--setting` must be NAME=VALUE"),
+        (["--labels", LABELS, "--method", "mcm", "--setting", "=1"], "`--setting` must be NAME=VALUE"),
+        (["--labels", LABELS, "--method", "mcm", *2 * ["--setting", "temperature=1"]], "is given twice"),
+        (
+            ["--labels", LABELS, "--method", "mcm", "--setting", "temperature=-1"],
+            "`--setting temperature` does not fit",
+        ),
+        (["--labels", LABELS, "--method", "msp", "--setting", "temperature=hot"], "must be a number, got str 'hot'"),
+        (["--labels", LABELS, "--threshold", "nan"], "`--threshold` must be finite"),
         (["--labels", "cat,,dog"], "Label 2 of --labels 'cat,,dog' is empty"),
         (["--labels", LABELS, "--template", "a photo"], "must contain `{}` exactly once"),
         (["--labels", LABELS, "--no-template", "{} {}"], "`no_templates[0]` must contain"),
@@ -484,6 +537,12 @@ def test_no_images(run: Command, images: Path, clipn_folder: Path, tmp_path: Pat
         ["detect", "a.png", "--labels", "a,b", "--top-k", "0"],
         ["detect", "a.png", "--labels", "a,b", "--threshold", "high"],
         ["detect", "a.png", "--labels", "a,b", "--color"],
+        ["calibrate", "--labels", "a,b", "--output", "x"],
+        ["calibrate", "a.png", "--labels", "a,b", "--output", "x", "--guess"],
+        ["calibrate", "--labels", "a,b", "--output", "x", "--guess", "--max-id-rejection", "0.05"],
+        ["calibrate", "a.png", "--labels", "a,b", "--output", "x", "--rule", "quantile", "--delta", "0.1"],
+        ["calibrate", "a.png", "--labels", "a,b", "--output", "x", "--rule", "text"],
+        ["calibrate", "a.png", "--labels", "a,b", "--output", "x", "--max-ood-acceptance", "0.1"],
         ["fly"],
         ["convert", "a.pt"],
     ],
@@ -661,16 +720,171 @@ def test_three_answers(run: Command, many_images: Path, clipn_folder: Path, tmp_
     verdicts = [row["verdict"] for row in csv.DictReader(out.splitlines())]
     assert {"known", "unsure", "unknown"} == set(verdicts)
     assert sheet.exists()
+    code, out, _ = run("info", output)
+    assert code == 0
+    assert f"known below {OODDetector.from_pretrained(output).calibration.known_below:.6g}" in out
+
+
+def test_the_table_of_a_calibrated_detector_has_p_values(
+    run: Command, many_images: Path, clipn_folder: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "detector"
+    options = ("--labels", LABELS, "--model", clipn_folder, "--method", "mcm", "--output", output)
+    assert run("calibrate", many_images / "cat", *options).code == 0
+    code, out, _ = run("detect", many_images / "dog", "--detector", output)
+    assert code == 0
+    header, *rows = out.splitlines()
+    assert header.split() == ["verdict", "OOD", "score", "p-value", "nearest", "label", "prob.", "file"]
+    detector = OODDetector.from_pretrained(output)
+    files = sorted(map(str, (many_images / "dog").iterdir()))
+    assert [float(row.split()[2]) for row in rows] == pytest.approx(detector.p_values(files).tolist(), abs=1e-4)
+    assert [row.index(str(many_images)) for row in rows] == len(rows) * [header.index("file")]
+    # A guess has no calibration images to compare with.
+    assert run("calibrate", *options, "--guess").code == 0
+    assert "p-value" not in run("detect", many_images / "dog", "--detector", output).out
+
+
+def test_a_threshold_per_label(run: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the embedded checkpoint, because a random one may find one label nearest to all images."""
+    monkeypatch.setenv("COLUMNS", "200")
+    output, samples = tmp_path / "detector", Path(cli.__file__).parent / "samples"
+    labels = ["fish", "cat face"]
+    files = sorted(map(str, samples.glob("*.jpg")))
+    nearest = OODDetector(None, labels, "mcm").predict(files).tolist()
+    assert set(nearest) == {0, 1}
+    code, out, err = run(
+        "calibrate", samples, "--labels", ",".join(labels), "--output", output, "--method", "mcm", "--per-label",
+        "--rule", "quantile",
+    )  # fmt: skip
+    assert code == 0, err
+    calibration = OODDetector.from_pretrained(output).calibration
+    assert calibration is not None and len(calibration.groups) == 2
+    thresholds = sorted(group.threshold for group in calibration.groups)
+    range_ = f"{thresholds[0]:.6g} to {thresholds[1]:.6g} by label"
+    assert out.startswith(f"Threshold {range_}, from 40 images\n")
+    for group in calibration.groups:
+        assert group.n == nearest.count(labels.index(group.label))
+        assert f"  {group.label:<8}  {group.threshold:.6g} ({group.n} images)\n" in out
+    shown = run("info", output).out
+    assert range_ in shown and f"{group.label:<8}  {group.threshold:.6g}" in shown
+    assert records.describe_threshold(calibration.threshold, calibration) == f"threshold {range_}"
+
+
+def test_info_of_a_detector(
+    run: Command, many_images: Path, clipn_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+    output = tmp_path / "detector"
+    labels = [f"thing {number}" for number in range(12)]
+
+    def rows() -> dict[str, str]:
+        code, out, _ = run("info", output)
+        assert code == 0
+        lines = [re.split(r" {2,}", line.strip(), maxsplit=1) for line in out.splitlines() if line[0] != " "]
+        return dict(lines)
+
+    code, _, err = run(
+        "calibrate", many_images / "cat", "--fit-on", many_images / "dog", "--labels", ",".join(labels), "--model",
+        clipn_folder, "--method", "nearest_neighbors", "--setting", "k=2", "--output", output, "--template", "a {}.",
+    )  # fmt: skip
+    assert code == 0, err
+    detector = OODDetector.from_pretrained(output)
+    assert detector.calibration is not None and detector.fitted_on is not None
+    shown = rows()
+    assert shown["detector"] == str(output)
+    assert shown["labels"] == f"12: {', '.join(labels[:10])} and 2 more"
+    assert shown["method"] == "nearest_neighbors, Nearest neighbors"
+    assert shown["settings"] == "k=2, reduction=mean"
+    assert shown["fitted on"] == f"24 images, {detector.fitted_on['date']}"
+    assert shown["threshold"] == f"{detector.threshold:.6g}"
+    assert shown["promise"] == detector.calibration.promise
+    assert shown["calibrated on"] == f"24 images, {detector.calibration.date}"
+    assert shown["templates"] == "a {}."
+    assert shown["model"] == "CLIPNModel, type clipn"
+    for threshold, expected in ((0.5, ("0.5", "none, the threshold was set by hand")), (None, ("none, no verdicts",))):
+        detector.threshold = threshold
+        detector.save_pretrained(output)
+        shown = rows()
+        assert tuple(shown[name] for name in ("threshold", "promise") if name in shown) == expected
+    OODDetector(clipn_folder, labels).save_pretrained(output)
+    shown = rows()
+    assert shown["threshold"] == "none, the rule of the method decides"
+    assert not {"settings", "fitted on", "promise"} & shown.keys()
+
+
+def test_a_guess(
+    run: Command, images: Path, clipn_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    output = tmp_path / "detector"
+    options = ("calibrate", "--labels", LABELS, "--model", clipn_folder, "--output", output, "--guess")
+    code, _, err = run(*options)
+    assert (code, err) == (
+        1,
+        "Error: The scores of method atd cannot be guessed from texts; use --method mcm or msp.\n",
+    )
+    code, out, _ = run(*options, "--method", "mcm")
+    assert code == 0
+    detector = OODDetector(clipn_folder, LABELS.split(","), "mcm")
+    threshold = detector.guess_threshold().threshold
+    assert out.startswith(f"Threshold {threshold:.6g}, from the texts of 3 labels\n")
+    assert "No promise at all" in caplog.text
+    code, _, err = run("detect", images, "--detector", output)
+    assert code == 0
+    assert "No promise at all" in err
+
+
+def test_calibration_counts_what_cannot_be_read(
+    run: Command, many_images: Path, clipn_folder: Path, tmp_path: Path
+) -> None:
+    bad, copies = tmp_path / "bad", tmp_path / "copies"
+    for folder in (bad, copies):
+        folder.mkdir()
+    (bad / "empty.png").touch()
+    (bad / "letter.jpg").write_text("Hello")
+    shutil.copy(many_images / "cat" / "00.png", copies)
+    output = tmp_path / "detector"
+    code, _, err = run(
+        "calibrate", many_images / "cat", bad, copies, "--labels", LABELS, "--model", clipn_folder, "--method",
+        "nearest_neighbors", "--fit-on", many_images / "dog", "--fit-on", bad, "--output", output,
+    )  # fmt: skip
+    assert code == 3, err
+    assert "1 of 25 images are copies of others" in err
+    assert err.splitlines()[-1] == "Left out: 4 images that could not be read"
+    calibration = OODDetector.from_pretrained(output).calibration
+    assert calibration is not None and calibration.n == 24
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--max-id-rejection", "0.01"), "a promise of at most 1 % needs at least 99"),
-        (("--method", "nearest_neighbors"), "needs ID images to be fitted on; pass them as `id_images`"),
+        (
+            ("--max-id-rejection", "0.01"),
+            "of at most 1 % needs at least 99 images of known things, got 48; give more, "
+            "a larger `--max-id-rejection`, or `--rule quantile`",
+        ),
+        (("--max-id-rejection", "1"), "`--max-id-rejection` must be between 0 and 1"),
+        (("--delta", "nan"), "`--delta` must be between 0 and 1"),
+        (("--unknown", "{}/cat", "--max-ood-acceptance", "0"), "`--max-ood-acceptance` must be between 0 and 1"),
+        (("--unknown", "{}/cat"), "--unknown has 24 of the 48 images of PATH, too"),
+        (
+            ("--unknown", "{}/../other"),
+            "needs at least 19 images of unknown things, got 1; give more, a larger `--max-ood-acceptance`",
+        ),
+        (
+            ("--per-label", "--labels", "cat,dog,bird"),
+            "`--per-label` needs at least 19 images nearest to each label, but ",
+        ),
+        (("--method", "nearest_neighbors"), "Method nearest_neighbors is fitted on images; name some by --fit-on"),
+        (("--method", "mahalanobis", "--fit-on", "{}", "--setting", "tied=yes"), "`--setting tied` must be true or"),
+        (("--method", "mahalanobis", "--fit-on", "{}", "--setting", "shrinkage=2"), "`--setting shrinkage` does not"),
+        (("--method", "nearest_neighbors", "--fit-on", "{}", "--setting", "k=99"), "`--setting k` does not fit: `k` "),
         (("--method", "mcm", "--fit-on", "{}"), "Method mcm learns nothing from images; leave out --fit-on."),
-        (("--method", "nearest_neighbors", "--fit-on", "{}"), "48 of 48 images that the method was fitted on"),
-        (("--method", "mahalanobis", "--labels", "cat,bird", "--fit-on", "{}"), "must be one of the 2 labels"),
+        (("--method", "nearest_neighbors", "--fit-on", "{}"), "--fit-on has 48 of the 48 images of PATH"),
+        (
+            ("--method", "mahalanobis", "--labels", "cat,bird", "--fit-on", "{}"),
+            "lies in the folder dog, which is not",
+        ),
+        (("--method", "mahalanobis", "--labels", "cat,dog,hen", "--fit-on", "{}"), "for 1 of 3 labels: hen."),
         (("--output", "{}/cat/01.png"), "is a file; name a folder"),
     ],
 )
@@ -679,6 +893,8 @@ def test_a_detector_that_cannot_be_made(
 ) -> None:
     (many_images / "cat" / "01.png").write_bytes((many_images / "cat" / "00.png").read_bytes())
     (many_images / "cat" / "00.png").unlink()
+    (tmp_path / "other").mkdir()
+    Image.new("RGB", (9, 9)).save(tmp_path / "other" / "0.png")
     options = [argument.format(many_images) for argument in arguments]
     output = tmp_path / "detector"
     code, _, err = run(
@@ -693,9 +909,23 @@ def test_a_detector_leaves_nothing_else_to_say(run: Command, images: Path, tmp_p
     code, _, err = run("detect", images, "--detector", tmp_path, "--labels", LABELS, "--method", "mcm")
     assert code == 2
     assert "leave out --labels and --method" in " ".join(err.replace("│", " ").split())
+    code, _, err = run("detect", images, "--detector", tmp_path, "--labels", LABELS, "--setting", "temperature=1")
+    assert code == 2
+    assert "leave out --labels and --setting" in " ".join(err.replace("│", " ").split())
     code, _, err = run("detect", images, "--detector", tmp_path)
     assert code == 1
     assert "There is no detector at" in err
+    assert "`clipn-hf calibrate` made" in err and "OODDetector" not in err
+    code, _, err = run("detect", images, "--detector", tmp_path / "gone")
+    assert code == 1
+    assert "name one with a detector, or the id of a detector on the Hub" in err
+
+
+def test_a_detector_that_was_never_fitted(run: Command, images: Path, clipn_folder: Path, tmp_path: Path) -> None:
+    OODDetector(clipn_folder, ["cat", "dog"], "mahalanobis").save_pretrained(tmp_path / "detector")
+    code, out, err = run("detect", images, "--detector", tmp_path / "detector")
+    assert (code, out) == (1, "")
+    assert "`clipn-hf calibrate --method mahalanobis --fit-on PATH`" in err
 
 
 def test_info(run: Command, clip_folder: Path, clipn_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

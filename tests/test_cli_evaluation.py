@@ -99,8 +99,27 @@ def test_evaluate_says_what_the_doctor_found(evaluate: Evaluate, root: Path, cap
 def test_evaluate_says_what_is_skipped(evaluate: Evaluate) -> None:
     code, _, err = evaluate("--method", "mcm", "--method", "atd", "--no-examine")
     assert code == 0
-    assert "Skipped: " in err and "Method atd needs a CLIPN model" in err
+    assert 'Skipped: atd (needs a CLIPN model with a "no" text encoder).\n' in err
     assert "Skipped" not in evaluate("--method", "mcm", "--no-examine").err
+
+
+def test_evaluate_shows_the_metrics_that_are_asked_for(evaluate: Evaluate, tmp_path: Path) -> None:
+    code, out, _ = evaluate("--method", "mcm", "--no-examine")
+    assert code == 0
+    assert "AUROC" in out and "ID accuracy" in out and out.count("FPR95") > 1
+    output = tmp_path / "output"
+    code, out, _ = evaluate(
+        "--method", "mcm", "--no-examine", "--metric", "oscr", "--metric", "aupr_in", "--output", output
+    )
+    assert code == 0
+    assert "OSCR" in out and "AUPR" in out and "FPR95" not in out
+    assert out.strip() == (output / "tables.md").read_text(encoding="utf-8").strip()
+
+
+def test_features_take_no_model(run: Command, clip_folder: Path, tmp_path: Path) -> None:
+    code, _, err = run("evaluate", "--config", "cifar10-features", "--model", clip_folder, "--data-root", tmp_path)
+    assert code == 1
+    assert "openai/clip-vit-base-patch32 computed; leave --model out." in err
 
 
 def test_evaluate_takes_seeds(evaluate: Evaluate, tmp_path: Path) -> None:
@@ -125,6 +144,7 @@ def test_list_names_the_ready_suites(run: Command) -> None:
     ("arguments", "message"),
     [
         (["--method", "mmc"], "Error: There is no method 'mmc', did you mean 'mcm'?"),
+        (["--metric", "aurok"], "did you mean 'auroc'"),
         (["--device", "toaster"], "Error: `--device` must be a device of torch"),
         (["--data-root", "nowhere"], "nowhere"),
     ],
@@ -167,9 +187,10 @@ def test_compare(run: Command, evaluate: Evaluate, tmp_path: Path) -> None:
     code, out, _ = run("compare", *paths, "--resamples", 99)
     assert code == 0
     assert "B - A" in out and "Far" in out and "95% interval" in out
+    assert out.startswith("auroc on tiny, seed 0\nA = ") and " mcm\nB = " in out and " energy\n" in out
     code, out, _ = run("compare", *paths, "--metric", "fpr95", "--resamples", 99, "--json")
     assert code == 0
-    (comparison,) = json.loads(out)
+    (comparison,) = json.loads(out)["comparisons"]
     assert comparison["metric"] == "fpr95"
     assert comparison["set"] == "Far"
     assert comparison["low"] <= comparison["high"]
@@ -190,4 +211,40 @@ def test_compare_refuses_other_images(run: Command, evaluate: Evaluate, root: Pa
     assert code == 1
     assert "because these differ: the images of Far (5 and 4;" in err
     code, _, err = run("compare", tmp_path / "a" / "results.jsonl", tmp_path / "none.jsonl")
-    assert code == 1 and "Error: " in err
+    assert code == 1 and f"Error: There is no file {tmp_path / 'none.jsonl'}; name the results.jsonl" in err
+
+
+def test_compare_methods_of_one_evaluation(run: Command, evaluate: Evaluate, tmp_path: Path) -> None:
+    methods = [argument for name in ("mcm", "energy", "msp") for argument in ("--method", name)]
+    seeds = [argument for seed in range(2) for argument in ("--seed", seed)]
+    assert evaluate(*methods, *seeds, "--output", tmp_path / "a", "--no-examine").code == 0
+    chosen = ["--method-a", "mcm", "--method-b", "energy", "--resamples", 9]
+    code, out, err = run("compare", tmp_path / "a", *chosen)
+    assert (code, err) == (0, "")
+    assert "auroc on tiny, 2 seeds" in out and "of 2" in out and "±" in out and "interval  " not in out
+    assert len([line for line in out.splitlines() if line.startswith("far")]) == 1
+    code, out, _ = run("compare", tmp_path / "a", *chosen, "--by-seed")
+    assert code == 0
+    assert "seed" in out and "95% interval" in out
+    assert len([line for line in out.splitlines() if line.startswith("far")]) == 2
+    code, out, _ = run("compare", tmp_path / "a", *chosen, "--json")
+    found = json.loads(out)
+    assert sorted(found) == ["averages", "comparisons", "left_out", "over_seeds"]
+    assert [one["seed"] for one in found["comparisons"]] == [0, 1]
+    assert found["over_seeds"][0]["seeds"] == 2
+
+    code, _, err = run("compare", tmp_path / "a", "--method-b", "enrgy")
+    assert code == 1 and "Did you mean 'energy'?" in err
+    code, _, err = run("compare", tmp_path / "a")
+    assert code == 2 and "Name a second file, or two methods" in " ".join(err.split())
+
+
+def test_compare_says_what_it_leaves_out(run: Command, evaluate: Evaluate, tmp_path: Path) -> None:
+    for name, methods in (("a", ("mcm", "msp")), ("b", ("msp", "energy"))):
+        arguments = [argument for method in methods for argument in ("--method", method)]
+        assert evaluate(*arguments, "--output", tmp_path / name, "--no-examine").code == 0
+    code, out, err = run("compare", tmp_path / "a", tmp_path / "b", "--resamples", 9)
+    assert code == 0
+    assert f"Left out of A ({tmp_path / 'a'}), for want of a partner: " in err and " mcm.\n" in err
+    assert f"Left out of B ({tmp_path / 'b'}), for want of a partner: " in err and " energy.\n" in err
+    assert "Left out" not in out

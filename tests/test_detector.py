@@ -21,6 +21,7 @@ from transformers import CLIPModel, CLIPProcessor
 
 from clipn_hf import CLIPNModel, DualEncoder, OODDetector
 from clipn_hf.encoders import PrecomputedEncoder
+from clipn_hf.features import extract_features
 from clipn_hf.images import ImageError
 from clipn_hf.methods import METHODS, MethodInputs, TrainingInputs
 
@@ -499,9 +500,9 @@ def test_training_labels_may_be_names_or_positions(encoder: DualEncoder, id_labe
         ([True] * 40, ValueError, r"`id_labels\[0\]` must be .* got True"),
         (np.zeros((40, 1), dtype=int), ValueError, r"`id_labels\[0\]` must be .* got \[0\]"),
         ([None] * 40, ValueError, r"`id_labels\[0\]` must be .* got None"),
-        ("cat", TypeError, "`id_labels` must be one label per image, got the text 'cat'"),
+        ("cat", TypeError, "`id_labels` must be one label per image, got 'cat'"),
         ([0, 1, 2, 3], ValueError, "`id_labels` must be one per image, got 4 for 40 images"),
-        ([0, 1] * 20, ValueError, "no image for 2 of 4 classes"),
+        ([0, 1] * 20, ValueError, "`id_labels` has no image of"),
     ],
 )
 def test_bad_training_labels(encoder: DualEncoder, id_labels: Any, error: type[Exception], message: str) -> None:
@@ -541,7 +542,7 @@ def test_images_that_cannot_be_read_are_left_out(
     damaged_labels.insert(2, 3)
     caplog.clear()
     detector = OODDetector(encoder, LABELS, "mahalanobis").fit(damaged, damaged_labels, use_cache=use_cache)
-    assert "1 of 25 images cannot be read and are left out. Image 2:" in caplog.text
+    assert "1 of 25 images cannot be read and is left out. Image 2:" in caplog.text
     assert detector.fitted_on == expected.fitted_on
     torch.testing.assert_close(detector.score(HELD_OUT), expected.score(HELD_OUT), rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match=r"`id_labels\[3\]` must be one of"):
@@ -550,7 +551,7 @@ def test_images_that_cannot_be_read_are_left_out(
     held_out = [png(noise(seed)) for seed in range(100, 120)]
     caplog.clear()
     calibration = detector.calibrate(iter([b"magic", *held_out]), use_cache=use_cache)
-    assert "1 of 21 images cannot be read and are left out. Image 0:" in caplog.text
+    assert "1 of 21 images cannot be read and is left out. Image 0:" in caplog.text
     assert calibration.n == 20
 
 
@@ -681,7 +682,7 @@ def test_three_answers(encoder: DualEncoder) -> None:
     detector = OODDetector(encoder, LABELS, "mcm")
     scores = detector.score(HELD_OUT)
     # OOD images that overlap with the ID images
-    ood = torch.cat([HELD_OUT[scores > scores.median()], -HELD_OUT[:50]])
+    ood = torch.cat([HELD_OUT[scores > scores.median()] + 1e-3, -HELD_OUT[:50]])
     calibration = detector.calibrate(HELD_OUT, 0.05, ood_images=ood, max_ood_acceptance=0.05)
     assert calibration.known_below is not None
     assert calibration.known_below < calibration.threshold
@@ -702,7 +703,77 @@ def test_what_was_calibrated_on_is_told(encoder: DualEncoder) -> None:
     assert detector.calibrate(HELD_OUT.flip(0)).data_sha256 == first.data_sha256
     for other in (HELD_OUT[1:], -HELD_OUT):
         assert detector.calibrate(other).data_sha256 != first.data_sha256
-    assert detector.calibrate(HELD_OUT, ood_images=TRAINING).data_sha256 != first.data_sha256
+    assert first.ood_data_sha256 is None
+    both = detector.calibrate(HELD_OUT, ood_images=TRAINING)
+    assert both.data_sha256 == first.data_sha256
+    assert both.ood_data_sha256 not in (None, first.data_sha256)
+
+
+def test_copies_are_no_further_draws(encoder: DualEncoder, caplog: pytest.LogCaptureFixture) -> None:
+    detector = OODDetector(encoder, LABELS, "mcm")
+    calibration = detector.calibrate(torch.cat([HELD_OUT, HELD_OUT[:30]]))
+    assert (calibration.n, calibration) == (100, detector.calibrate(HELD_OUT))
+    assert "30 of the 130 images of `id_images` are copies of others and left out" in caplog.text
+    with pytest.raises(ValueError, match="has 1 images, but a promise"):
+        detector.calibrate([png(noise(0))] * 30)
+
+
+def test_an_image_is_either_id_or_ood(encoder: DualEncoder) -> None:
+    detector = OODDetector(encoder, LABELS, "mcm")
+    with pytest.raises(ValueError, match="`ood_images` has 7 of 57 images that are among `id_images`"):
+        detector.calibrate(HELD_OUT, ood_images=torch.cat([HELD_OUT[:7], -HELD_OUT[:50]]))
+    assert detector.threshold is None
+
+
+def test_embeddings_of_fitted_images_are_not_held_out(encoder: DualEncoder) -> None:
+    images = [png(noise(seed)) for seed in range(30)]
+    features = extract_features(images, encoder, progress=False)
+    detector = OODDetector(encoder, LABELS, "nearest_neighbors").fit(images)
+    with pytest.raises(ValueError, match="30 of 30 images that the method was fitted on"):
+        detector.calibrate(features.embeddings)
+
+
+def test_per_label_promises_hold_among_images_of_the_same_nearest_label() -> None:
+    generator = torch.Generator().manual_seed(0)
+    encoder = PrecomputedEncoder({"cat": [1.0, 0.0], "dog": [0.0, 1.0]}, "plane", ["{}"], logit_scale=10.0)
+
+    def draw(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cats and dogs, a quarter of the cats between both and nearer to dogs."""
+        angles = torch.cat([0.2 * torch.randn(3 * count // 8, generator=generator).abs(),
+                            0.9 + 0.1 * torch.rand(count // 8, generator=generator),
+                            1.5 - 0.2 * torch.rand(count // 2, generator=generator)])  # fmt: skip
+        return torch.stack([angles.cos(), angles.sin()], dim=1), torch.arange(len(angles)) < count // 2
+
+    detector = OODDetector(encoder, ["cat", "dog"], "mcm")
+    calibration = detector.calibrate(draw(4000)[0], 0.1, per_label=True)
+    assert "For each label, at most 10 % of new ID images that are given it" in calibration.promise
+    images, is_cat = draw(40_000)
+    results = detector.results(images)
+    unknown = torch.tensor([result["is_ood"] for result in results])
+    nearest = torch.tensor([result["label"] == "cat" for result in results])
+    for label in (nearest, ~nearest):
+        assert unknown[label].float().mean() < 0.12
+    # Of the class itself more are refused, which the promise does not deny.
+    assert unknown[is_cat].float().mean() > 0.12
+    p_values = torch.tensor([result["p_value"] for result in results], dtype=torch.float64)
+    assert torch.equal(unknown, p_values <= 0.1)
+    np.testing.assert_array_equal(detector.p_values(images), p_values.numpy())
+
+
+def test_method_and_settings_are_read_only(encoder: DualEncoder) -> None:
+    detector = OODDetector(encoder, LABELS, "mcm")
+    for name, value in (("method", METHODS["energy"]), ("settings", {"temperature": 2.0})):
+        with pytest.raises(AttributeError):
+            setattr(detector, name, value)
+    with pytest.raises(TypeError):
+        detector.settings["temperature"] = 2.0  # type: ignore[index]
+
+
+def test_embeddings_are_judged_by_results(encoder: DualEncoder) -> None:
+    with pytest.raises(TypeError, match="judge them by `results` or `score`"):
+        OODDetector(encoder, LABELS, "mcm")(HELD_OUT)
+    with pytest.raises(ValueError, match="`batch_size` must be a positive integer, got None"):
+        OODDetector(encoder, LABELS, "mcm").score(IMAGES, batch_size=None)  # type: ignore[arg-type]
 
 
 def test_a_threshold_set_by_hand_promises_nothing(encoder: DualEncoder) -> None:

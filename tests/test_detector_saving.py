@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from huggingface_hub import ModelCard
+from huggingface_hub.errors import EntryNotFoundError
 from peft import LoraConfig, get_peft_model
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -533,7 +534,7 @@ def test_nothing_is_half_written(
 
     with monkeypatch.context() as context:
         if broken == "setting":
-            second.settings = {"temperature": object()}
+            second._settings = {"temperature": object()}
         elif broken == "processor":
             context.setattr(type(second.image_encoder.processor), "save_pretrained", fail)
         elif broken == "tensors":
@@ -571,7 +572,7 @@ def test_card_tells_what_the_threshold_promises(clipn_folder: Path, tmp_path: Pa
     card = card_of(tmp_path / "cats")
     for part in (
         "# cats",
-        'pipeline("ood-detection", model="cats")',
+        'pipeline("ood-detection", model="path/to/cats")',
         "Tells images of 4 known things",
         "`cat`, `dog`, `red bird`, `tree`.",
         "Maximum concept matching (`mcm`), [2211.13445](https://arxiv.org/abs/2211.13445)",
@@ -606,7 +607,10 @@ def test_card_tells_of_every_kind_of_threshold(clipn_folder: Path, tmp_path: Pat
     many = torch.cat([HELD_OUT, 2 - HELD_OUT, HELD_OUT.flip(1)])
     calibration = detector.calibrate(many, 0.2, per_label=True, ood_images=-HELD_OUT)
     own = card(detector)
-    assert "unless its nearest label has a threshold of its own, as 4 labels do" in own
+    assert "exceeds the threshold of its nearest label" in own
+    for group in calibration.groups:
+        assert f"| {group.label} | {group.threshold:.6g} | {group.n} |" in own
+    assert str(calibration.ood_data_sha256) in own
     assert f"known below {calibration.known_below:.6g}, and else unsure" in own
     assert "| Fitted on | 40 images, " in own
     assert calibration.promise in own
@@ -667,6 +671,11 @@ class FakeHub:
         self.calls.append(("upload_folder", {"repo_id": repo_id, **options}))
         return f"https://example.org/{repo_id}/commit/1"
 
+    def hf_hub_download(self, repo_id: str, filename: str, revision: str | None = None) -> str:
+        if not (self.folder / filename).exists():
+            raise EntryNotFoundError(filename)
+        return str(self.folder / filename)
+
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeHub:
@@ -689,10 +698,106 @@ def test_push_to_hub_takes_one_commit(clipn_folder: Path, hub: FakeHub) -> None:
     assert not list(hub.folder.glob("*.py"))
 
 
+def test_a_card_that_was_edited_on_the_hub_stays(
+    clipn_folder: Path, hub: FakeHub, caplog: pytest.LogCaptureFixture
+) -> None:
+    detector = ready(clipn_folder)
+    detector.push_to_hub("someone/cats")
+    assert "of new ID images like the calibration images" in card_of(hub.folder)
+    (hub.folder / "README.md").write_text("My own words.", encoding="utf-8")
+    detector.push_to_hub("someone/cats")
+    assert card_of(hub.folder) == "My own words."
+    assert "README.md of someone/cats is not from clipn-hf and stays as it is" in caplog.text
+
+
+def test_a_pipeline_publishes_its_detector_with_its_card(clipn_folder: Path, tmp_path: Path, hub: FakeHub) -> None:
+    detector = ready(clipn_folder)
+    detector.save_pretrained(tmp_path / "one")
+    detect = pipeline("ood-detection", model=str(tmp_path / "one"))
+    detect.push_to_hub("someone/cats")
+    assert detector.calibration is not None
+    assert detector.calibration.promise in card_of(hub.folder)
+    check_loads(hub.folder, detector)
+    detect.save_pretrained(tmp_path / "two", push_to_hub=True, repo_id="someone/dogs")
+    assert 'model="someone/dogs"' in card_of(hub.folder)
+
+
+def test_half_precision_comes_back(
+    clip_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked: list[Any] = []
+    load = DualEncoder.from_pretrained.__func__  # type: ignore[attr-defined]
+
+    def spy(cls: Any, source: Any, processor: Any = None, device: Any = None, dtype: Any = None, **rest: Any) -> Any:
+        asked.append(dtype)
+        return load(cls, source, processor, device, None, **rest)
+
+    encoder = DualEncoder.from_pretrained(clip_folder, device="cpu")
+    encoder.model.to(torch.bfloat16)  # As on an accelerator
+    detector = OODDetector(encoder, LABELS, "mcm")
+    detector.calibrate(HELD_OUT)
+    detector.save_pretrained(tmp_path / "one")
+    monkeypatch.setattr(DualEncoder, "from_pretrained", classmethod(spy))
+    OODDetector.from_pretrained(tmp_path / "one")
+    assert asked == ["bfloat16"]
+    assert "was made in bfloat16 and computes in float32" in caplog.text
+
+
+def test_weights_that_were_trained_further_are_not_saved_with_an_old_promise(
+    clip_folder: Path, tmp_path: Path
+) -> None:
+    detector = ready(clip_folder)
+    with torch.no_grad():
+        detector.image_encoder.model.visual_projection.weight.mul_(1.01)
+    with pytest.raises(ValueError, match="weights of the model have changed since the detector was fitted"):
+        detector.save_pretrained(tmp_path / "one")
+    assert not (tmp_path / "one").exists()
+    # Without state, the labels are embedded anew.
+    fresh = OODDetector(detector.encoder, LABELS, "mcm")
+    with torch.no_grad():
+        detector.image_encoder.model.text_projection.weight.add_(0.1)
+    fresh.save_pretrained(tmp_path / "one")
+    again = OODDetector(detector.encoder, LABELS, "mcm")
+    assert torch.equal(OODDetector.from_pretrained(tmp_path / "one").score(HELD_OUT), again.score(HELD_OUT))
+
+
+def test_somebody_elses_pytorch_weights_stay(clip_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "pytorch_model.bin").write_bytes(b"precious")
+    detector = ready(clip_folder)
+    detector.save_pretrained(tmp_path)
+    assert (tmp_path / "pytorch_model.bin").read_bytes() == b"precious"
+    check_loads(tmp_path, detector)
+
+
+def test_other_image_processors_are_noticed(
+    clip_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ready(clip_folder).save_pretrained(tmp_path)
+    file = tmp_path / "processor_config.json"
+    text = file.read_text()
+    assert '"shortest_edge": 32' in text
+    OODDetector.from_pretrained(tmp_path)
+    assert "prepares images in another way" not in caplog.text
+    file.write_text(text.replace('"shortest_edge": 32', '"shortest_edge": 40'))
+    OODDetector.from_pretrained(tmp_path)
+    assert "prepares images in another way" in caplog.text
+
+
+def test_what_a_detector_brings_is_not_to_be_given(clip_folder: Path, tmp_path: Path) -> None:
+    ready(clip_folder).save_pretrained(tmp_path)
+    with pytest.raises(TypeError, match="`labels` comes with the detector.*`with_changes`"):
+        OODDetector.from_pretrained(tmp_path, labels=LABELS)
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="is a file; name a folder"):
+        ready(clip_folder).save_pretrained(tmp_path / "file")
+
+
 def test_save_and_push(clipn_folder: Path, tmp_path: Path, hub: FakeHub) -> None:
     detector = ready(clipn_folder)
-    with pytest.raises(TypeError, match="private are for publishing; set `push_to_hub=True`"):
+    with pytest.raises(TypeError, match="`private` is for publishing; set `push_to_hub=True`"):
         detector.save_pretrained(tmp_path / "cats", private=True)
+    with pytest.raises(TypeError, match="does not know `incluce_weights`, did you mean `include_weights`"):
+        detector.save_pretrained(tmp_path / "cats", incluce_weights=False)
     assert not (tmp_path / "cats").exists()
     (tmp_path / "cats").mkdir()
     (tmp_path / "cats" / "notes.txt").write_text("mine")

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import CLIPModel
 
-from clipn_hf import CLIPNModel
-from clipn_hf.digests import data_digest, model_digest, settings_digest
+from clipn_hf import CLIPNModel, DualEncoder
+from clipn_hf.digests import data_digest, image_encoder_settings, model_digest, settings_digest
 
 images = st.binary(min_size=1, max_size=4).map(lambda content: hashlib.sha256(content).digest())
 
@@ -66,3 +66,21 @@ def test_digests_of_models(clip_folder: Path, clipn_folder: Path, tmp_path: Path
     digests.append(model_digest(half))
     assert model_digest(half.float()) == digests[-1]
     assert all(one != other for one, other in pairwise(digests))
+
+
+def test_kernels_count(clip_folder: Path) -> None:
+    encoder = DualEncoder.from_pretrained(clip_folder, device="cpu")
+
+    def digest() -> str:
+        return settings_digest(image_encoder_settings(encoder.model, encoder.processor.image_processor))
+
+    digests = {digest()}
+    encoder.model.set_attn_implementation("eager")
+    digests.add(digest())
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        digests.add(digest())
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert len(digests) == 3

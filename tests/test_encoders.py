@@ -550,8 +550,8 @@ def test_says_which_model_it_is(clipn_folder: Path, clip_folder: Path, tmp_path:
     encoder = DualEncoder.from_pretrained(clipn_folder, device="cpu")
     described = encoder.describe()
     assert json.loads(json.dumps(described)) == described
-    digest = described.pop("weights_sha256")
-    assert len(bytes.fromhex(digest)) == 32
+    digest, processor_digest = described.pop("weights_sha256"), described.pop("image_processor_sha256")
+    assert len(bytes.fromhex(digest)) == len(bytes.fromhex(processor_digest)) == 32
     assert described == {
         "id": str(clipn_folder),
         "revision": None,
@@ -579,8 +579,35 @@ def test_says_which_model_it_is(clipn_folder: Path, clip_folder: Path, tmp_path:
         **described,
         "id": None,
         "weights_sha256": half,
+        "image_processor_sha256": processor_digest,
         "logit_scale": again.logit_scale.exp().item(),
     }
+
+
+def test_says_how_images_are_prepared(clip_folder: Path) -> None:
+    encoder, same, other = (DualEncoder.from_pretrained(clip_folder, device="cpu") for _ in range(3))
+    other.processor.image_processor.image_mean = [0.5, 0.5, 0.5]
+    digests = [each.describe()["image_processor_sha256"] for each in (encoder, same, other)]
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_remembers_embeddings_of_labels(clipn_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder, other = (DualEncoder.from_pretrained(clipn_folder, device="cpu") for _ in range(2))
+    labels, templates = ["cat", "dog"], ["a {}"]
+    computed = encoder.class_embeddings(labels, templates)
+    other.remember_class_embeddings(labels, *computed, templates)
+    monkeypatch.setattr(DualEncoder, "_embed_texts", None)
+    found = other.class_embeddings(labels, templates)
+    assert all(torch.equal(one, two) for one, two in zip(found, computed, strict=True))
+    with pytest.raises(TypeError):
+        other.class_embeddings(labels[::-1], templates)
+    with pytest.raises(ValueError, match="There must be one text embedding for each label, 1 in all, got 2"):
+        other.remember_class_embeddings(["cat"], computed[0])
+    # Weights that change give other embeddings.
+    with torch.no_grad():
+        next(other.model.parameters()).add_(1)
+    with pytest.raises(TypeError):
+        other.class_embeddings(labels, templates)
 
 
 def test_the_embedded_checkpoint_is_called_by_its_name() -> None:
@@ -635,6 +662,7 @@ def test_precomputed_texts_are_told_apart() -> None:
     described = encoder.describe()
     assert json.loads(json.dumps(described)) == described
     assert (described["id"], described["class"]) == ("some-clip", "PrecomputedEncoder")
+    assert described["image_processor_sha256"] is None
     scaled = {text: [2 * value for value in row] for text, row in BANK.items()}
     assert PrecomputedEncoder(dict(reversed(scaled.items())), "some-clip", ["a {}"]).describe() == described
     for other in ({**BANK, "cat": [3.0, 4.1]}, {**BANK, "car": [1.0, 1.0]}):
@@ -670,3 +698,12 @@ def test_precomputed_texts_cannot_change() -> None:
             PrecomputedEncoder(BANK, "some-clip", ["a {}"], scale)
     with pytest.raises(ValueError, match="`templates"):
         PrecomputedEncoder(BANK, "some-clip", ["photo"])
+
+
+def test_autocast_of_others_changes_nothing(clipn_folder: Path) -> None:
+    encoder = DualEncoder.from_pretrained(clipn_folder, device="cpu")
+    pixel_values = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    expected = encoder.image_embeddings(pixel_values), encoder.text_embeddings(["a cat", "a dog"])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = encoder.image_embeddings(pixel_values), encoder.text_embeddings(["a cat", "a dog"])
+    assert all(torch.equal(one, two) for one, two in zip(found, expected, strict=True))

@@ -160,6 +160,11 @@ def test_unreadable_images_are_left_out_and_reported(
         (warning,) = caplog.messages
         assert warning.startswith("5 of 8 images cannot be read and are left out. Image 1: ")
         assert warning.endswith("And 2 more.")
+    caplog.clear()
+    assert list(extract_features(images, encoder, cache_dir=cache, warn=False).skipped) == [1, 3, 4, 5, 6]
+    assert not caplog.messages
+    extract_features([*files[:2], b""], encoder, cache_dir=cache)
+    assert caplog.messages[0].startswith("1 of 3 images cannot be read and is left out. Image 2: ")
 
 
 def test_bad_input_is_named(encoder: DualEncoder, files: list[str], cache: Path) -> None:
@@ -578,3 +583,12 @@ def test_features_are_what_a_detector_scores(clipn_encoder: DualEncoder, files: 
     assert isinstance(features, Features)
     detector = OODDetector(clipn_encoder, LABELS)
     assert_close(detector.score(features.embeddings), detector.score(files))
+
+
+def test_a_model_by_its_folder(clip_folder: Path, tmp_path: Path) -> None:
+    by_folder = extract_features([picture(0)], clip_folder, cache_dir=tmp_path, progress=False)
+    encoder = DualEncoder.from_pretrained(clip_folder)
+    assert torch.equal(by_folder.embeddings, extract_features([picture(0)], encoder, use_cache=False).embeddings)
+    assert cache_info(tmp_path).entries[0].model == str(clip_folder)
+    with pytest.raises(TypeError, match="`encoder` must be a DualEncoder, .* got CLIPModel; make it"):
+        extract_features([picture(0)], encoder.model)

@@ -74,7 +74,9 @@ class Calibration:
         date (`str`, *optional*):
             The day of calibration, as `YYYY-MM-DD` in UTC. Detectors write it.
         data_sha256 (`str`, *optional*):
-            SHA-256 of the calibration images, whatever their order. Detectors write it.
+            SHA-256 of the ID images it was calibrated on, whatever their order. Detectors write it.
+        ood_data_sha256 (`str`, *optional*):
+            The same of the OOD images.
 
     Raises:
         TypeError, ValueError: A field is of the wrong type or outside its range.
@@ -91,6 +93,7 @@ class Calibration:
     n_ood: int = 0
     date: str | None = None
     data_sha256: str | None = None
+    ood_data_sha256: str | None = None
 
     def __post_init__(self) -> None:
         if self.method != "text":
@@ -128,13 +131,11 @@ class Calibration:
         each = "for each label, " if self.groups else ""
         images = "the calibration images of that label" if self.groups else f"the {self.n} calibration images"
         rate = f"at most {_percent(self.max_id_rejection)} of"
+        kind = "that are given it as the calibration images were" if self.groups else "like the calibration images"
         if self.method == "quantile":
             text = f"No promise about new images: {each}{rate} {images} score above the threshold."
         else:
-            text = (
-                f"{each}{rate} new ID images like the calibration images are called unknown, "
-                f"{self._certainty(images)}."
-            )
+            text = f"{each}{rate} new ID images {kind} are called unknown, {self._certainty(images)}."
         if self.known_below is not None and self.max_ood_acceptance is not None:
             rate, images = f"at most {_percent(self.max_ood_acceptance)} of", f"the {self.n_ood} calibration images"
             if self.method == "quantile":

@@ -18,7 +18,9 @@ from rich.text import Text
 from .records import printable
 
 if TYPE_CHECKING:
-    from .evaluation.results import Comparison
+    from collections.abc import Sequence
+
+    from .evaluation.comparison import Comparison, ComparisonOverSeeds, ComparisonResult
 
 
 def evaluate(
@@ -70,6 +72,15 @@ def evaluate(
     resamples: Annotated[
         int, typer.Option(metavar="N", min=0, help="Draws of the bootstrap for each interval; 0 for no intervals.")
     ] = 1000,
+    metrics: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--metric",
+            metavar="NAME",
+            help="What the tables show, such as auroc, aupr_in or oscr; repeat the option for several.",
+            show_default="auroc, both kinds of fpr95, id_accuracy",
+        ),
+    ] = None,
     published: Annotated[
         bool, typer.Option("--published", help="Show published results of the same benchmark below ours.")
     ] = False,
@@ -113,6 +124,11 @@ def evaluate(
     _check_device(device)
     # Before anything is loaded, because most mistakes are in this file.
     suite = load_suite(config)
+    if models and suite.text_features is not None:
+        raise ValueError(
+            f"The suite {suite.name} is made of features, which {suite.text_features.model} computed; leave --model "
+            "out."
+        )
     with contextlib.ExitStack() as stack:
         for model in dict.fromkeys(models or suite.models or (None,)):
             stack.enter_context(_loading(model))
@@ -131,14 +147,15 @@ def evaluate(
             cache_dir=cache_dir,
             use_cache=not no_cache,
             published=published,
+            metrics=metrics or None,
         )
     # What is graver was on the log before the evaluation began.
     if notes := [finding for finding in result.findings if finding.severity == "note"]:
         for line in format_findings(notes):
             print(printable(line), file=sys.stderr)
-    for reason in result.skipped:
-        _report(f"Skipped: {reason}")
-    table = markdown_table(result.records, published=published)
+    if result.skipped:
+        _report(f"Skipped: {'; '.join(result.skipped)}.")
+    table = markdown_table(result.records, metrics or None, published=published, averages=result.averages)
     if sys.stdout.isatty():
         from rich.markdown import Markdown
 
@@ -151,22 +168,59 @@ def evaluate(
 
 def compare(
     a: Annotated[
-        Path, typer.Argument(metavar="A.jsonl", help="The results.jsonl of an evaluation, with its folder scores.")
+        Path,
+        typer.Argument(metavar="A.jsonl", help="The results.jsonl of an evaluation, with its folder scores."),
     ],
-    b: Annotated[Path, typer.Argument(metavar="B.jsonl", help="The results.jsonl of another one.")],
+    b: Annotated[
+        Path | None,
+        typer.Argument(metavar="B.jsonl", help="That of another one.", show_default="the first one again"),
+    ] = None,
+    method_a: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Take only this method of A.", show_default="all")
+    ] = None,
+    method_b: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Take only this method of B.", show_default="all")
+    ] = None,
+    model_a: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Take only this model of A.", show_default="all")
+    ] = None,
+    model_b: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Take only this model of B.", show_default="all")
+    ] = None,
     metric: Annotated[str, typer.Option(metavar="NAME", help="The metric to compare.")] = "auroc",
     resamples: Annotated[int, typer.Option(metavar="N", min=1, help="Draws of the bootstrap.")] = 1000,
     seed: Annotated[int, typer.Option(metavar="N", min=0, help="Seed of these draws.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON in place of a table.")] = False,
+    by_seed: Annotated[
+        bool, typer.Option("--by-seed", help="Show each seed of the suite, with intervals, in place of their means.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all of it as JSON in place of tables.")] = False,
 ) -> None:
-    """Compare two evaluations on the same images by the paired bootstrap."""
-    from .evaluation import results
+    """Compare two evaluations, or two methods or models of one, on the same images by the paired bootstrap."""
+    if b is None and method_a == method_b and model_a == model_b:
+        raise typer.BadParameter(
+            "Name a second file, or two methods (--method-a, --method-b) or models (--model-a, --model-b) of A.",
+            param_hint="'B.jsonl'",
+        )
+    from .evaluation import comparison
 
-    comparisons = results.compare(a, b, metric, resamples, seed)
+    result = comparison.compare(
+        a,
+        b,
+        metric,
+        resamples,
+        seed,
+        method_a=method_a,
+        method_b=method_b,
+        model_a=model_a,
+        model_b=model_b,
+    )
     if as_json:
-        print(json.dumps([asdict(comparison) for comparison in comparisons], indent=1))
+        found = {**asdict(result), "over_seeds": [asdict(one) for one in result.over_seeds()]}
+        print(json.dumps(found, indent=1))
         return
-    _print_comparisons(comparisons)
+    _print_comparisons(result, by_seed)
+    for sentence in result.left_out:
+        _report(sentence)
 
 
 def _print_suites() -> None:
@@ -180,36 +234,59 @@ def _print_suites() -> None:
     Console(highlight=False).print(table)
 
 
-def _print_comparisons(comparisons: "list[Comparison]") -> None:
-    """Print a table; what all comparisons have in common stands above it."""
-    first = comparisons[0]
-    common, headings = [], []
-    for heading, name in (("suite", "suite"), ("seed", "seed"), ("A", "a"), ("B", "b")):
-        if len({getattr(comparison, name) for comparison in comparisons}) == 1:
-            common.append(f"{heading} = {getattr(first, name)}")
+def _print_comparisons(result: "ComparisonResult", by_seed: bool) -> None:
+    """Print a table for each suite and pair of rows, of means over seeds if there are several."""
+    over_seeds = result.over_seeds()
+    by_seed = by_seed or all(one.seeds == 1 for one in over_seeds)
+    tables: dict[tuple[str, str, str], list[Comparison | ComparisonOverSeeds]] = {}
+    for one in over_seeds:
+        own = tables.setdefault((one.suite, one.a, one.b), [])
+        if by_seed:
+            same = (one.suite, one.a, one.b, one.group, one.set)
+            every = (*result.comparisons, *result.averages)
+            own += [each for each in every if (each.suite, each.a, each.b, each.group, each.set) == same]
         else:
-            headings.append((heading, name))
-    headings.append(("set", "set"))
-    table = Table(box=None, pad_edge=False)
-    for heading, _ in headings:
-        table.add_column(heading, overflow="fold")
-    for heading in ("A %", "B %", "B - A", f"{first.confidence:.0%} interval", "p"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for comparison in comparisons:
-        cells = [str(getattr(comparison, name)) for _, name in headings] + [
-            f"{100 * comparison.value_a:.2f}",
-            f"{100 * comparison.value_b:.2f}",
-            f"{100 * comparison.difference:+.2f}",
-            f"{100 * comparison.low:+.2f} to {100 * comparison.high:+.2f}",
-            _readable_p(comparison),
-        ]
-        table.add_row(*(Text(printable(cell)) for cell in cells))
+            own.append(one)
     console = Console(highlight=False)
-    console.print(Text(printable("; ".join([first.metric, *common]))))
-    console.print(table)
-    console.print(
-        Text(f"Paired bootstrap over images, {first.resamples:,} resamples; p is two-sided, for each line by itself.")
-    )
+    first = result.comparisons[0]
+    for (suite, a, b), own in tables.items():
+        seeds = {one.seed for one in result.comparisons if (one.suite, one.a, one.b) == (suite, a, b)}
+        which = f"seed {min(seeds)}" if len(seeds) == 1 else f"{len(seeds)} seeds"
+        for text in (f"{first.metric} on {suite}, {which}", f"A = {a}", f"B = {b}"):
+            console.print(Text(printable(text)))
+        console.print(_comparison_table(own))
+        console.print()
+    note = "± is the standard deviation of B - A over seeds; --by-seed shows intervals and p of each."
+    if by_seed:
+        note = f"Paired bootstrap over images, {first.resamples:,} resamples; p is two-sided, for each line by itself."
+    console.print(Text(note))
+
+
+def _comparison_table(lines: "Sequence[Comparison | ComparisonOverSeeds]") -> Table:
+    from .evaluation.comparison import Comparison
+
+    table = Table(box=None, pad_edge=False)
+    rows = []
+    for line in lines:
+        row = {"group": line.group, "set": line.set}
+        if isinstance(line, Comparison) and len({one.seed for one in lines if isinstance(one, Comparison)}) > 1:
+            row["seed"] = str(line.seed)
+        row["A %"] = f"{100 * line.value_a:.2f}"
+        row["B %"] = f"{100 * line.value_b:.2f}"
+        row["B - A"] = f"{100 * line.difference:+.2f}"
+        if isinstance(line, Comparison):
+            row[f"{line.confidence:.0%} interval"] = f"{100 * line.low:+.2f} to {100 * line.high:+.2f}"
+            row["p"] = _readable_p(line)
+        else:
+            row["±"] = "" if line.deviation is None else f"{100 * line.deviation:.2f}"
+            row["B > A"] = f"{line.higher} of {line.seeds}"
+        rows.append(row)
+    for heading in rows[0]:
+        is_text = heading in ("group", "set")
+        table.add_column(heading, justify="left" if is_text else "right", no_wrap=not is_text, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(printable(cell)) for cell in row.values()))
+    return table
 
 
 def _readable_p(comparison: "Comparison") -> str:

@@ -24,15 +24,34 @@ from transformers.utils import logging
 
 from .calibration import Calibration, calibrate, p_values, starting_threshold
 from .detector_saving import load_detector, save_detector, upload_detector
-from .digests import data_digest
+from .digests import data_digest, model_digest
 from .encoders import DualEncoder, PrecomputedEncoder
 from .features import extract_features
 from .images import image_of, number_images
-from .methods import METHODS, NEEDS, Method, MethodInputs, Need, TrainingInputs, get_method, method_inputs
+from .methods import (
+    METHODS,
+    NEEDS,
+    Method,
+    MethodInputs,
+    Need,
+    TrainingInputs,
+    get_method,
+    method_inputs,
+    unknown_argument,
+)
 from .prompts import validate_labels
 
 logger = logging.get_logger(__name__)
 
+PUBLISHING_OPTIONS = (
+    "repo_id",
+    "private",
+    "token",
+    "revision",
+    "commit_message",
+    "commit_description",
+    "create_pr",
+)
 OPTIONS = ("processor", "templates", "no_templates", "threshold", "device", "dtype")
 TOP_K = 5
 # Prefix of the names under which tensors of a method are saved.
@@ -104,7 +123,6 @@ class OODDetector:
         settings: Settings of the method, such as `temperature`.
 
     Attributes:
-        method ([`~clipn_hf.methods.Method`]): The row of `METHODS`.
         fitted_on (`dict` or `None`): On what the method was fitted: `"images"`, `"labelled"`, `"date"`, `"sha256"`.
 
     Raises:
@@ -140,12 +158,13 @@ class OODDetector:
         dtype: str | torch.dtype | None = None,
         **settings: Any,
     ) -> None:
-        self.method = get_method(method)
+        self._method = get_method(method)
         self._settings = self.method.resolve_settings(settings, OPTIONS)
         self._labels = _check_labels(labels, self.method)
         self._state: dict[str, Tensor] = {}
         self.fitted_on: dict[str, Any] | None = None
         self._fitted_digests: frozenset[bytes] = frozenset()
+        self._weights_sha256: str | None = None
         self.threshold = threshold
         self._encoder = _make_encoder(model, processor, device, dtype)
         _check_served(self.method, self._encoder)
@@ -157,6 +176,11 @@ class OODDetector:
         number = "1 label" if len(self.labels) == 1 else f"{len(self.labels)} labels"
         settings = "".join(f", {name}={value!r}" for name, value in self.settings.items())
         return f"OODDetector({name!r}, {number}, method={self.method.name!r}, threshold={self.threshold}{settings})"
+
+    @property
+    def method(self) -> Method:
+        """The row of `METHODS`. `with_changes` makes a detector with another one."""
+        return self._method
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -187,7 +211,7 @@ class OODDetector:
 
         Changing them drops the threshold, if the method reads texts or each label has a threshold of its own.
         """
-        return self.encoder.label_templates(*self._given_templates)[0]
+        return list(self._used_templates[0])
 
     @templates.setter
     def templates(self, templates: Sequence[str] | None) -> None:
@@ -196,7 +220,7 @@ class OODDetector:
     @property
     def no_templates(self) -> list[str]:
         """The same for the "no" text encoder. Changing them drops the threshold, if the method reads "no" texts."""
-        return self.encoder.label_templates(*self._given_templates)[1]
+        return list(self._used_templates[1])
 
     @no_templates.setter
     def no_templates(self, no_templates: Sequence[str] | None) -> None:
@@ -259,6 +283,7 @@ class OODDetector:
         self._threshold = threshold
         self._calibration: Calibration | None = None
         self._calibration_scores: Tensor | None = None
+        self._calibration_labels: Tensor | None = None
 
     @property
     def calibration(self) -> Calibration | None:
@@ -330,7 +355,8 @@ class OODDetector:
     def p_values(self, images: Any, batch_size: int = 32) -> npt.NDArray[np.float64]:
         """Compute the conformal p-value of images, from the scores of the images of `calibrate`.
 
-        See [`~clipn_hf.calibration.p_values`]; [`~clipn_hf.calibration.benjamini_hochberg`] selects by them, and
+        See [`~clipn_hf.calibration.p_values`]. With thresholds per label, an image is compared with the calibration
+        images of the same most probable label. [`~clipn_hf.calibration.benjamini_hochberg`] selects by them, and
         [`~clipn_hf.calibration.combine_p_values`] combines those of several detectors.
 
         Args:
@@ -346,12 +372,18 @@ class OODDetector:
         """
         if self._calibration_scores is None:
             raise ValueError("p-values need a calibrated detector; call `calibrate` with held-out ID images first.")
-        return p_values(self._calibration_scores, self.score(images, batch_size))
+        self.check_fitted()
+        batches = [images] if is_embeddings(images) else self._embed(images, batch_size)
+        found = [np.empty(0)]
+        for batch in batches:
+            inputs = self._inputs(batch)
+            found.append(self._p_values(self._score(inputs), inputs.logits.argmax(dim=1)))
+        return np.concatenate(found)
 
     def fit(
         self,
         id_images: Any = None,
-        id_labels: Sequence[Any] | None = None,
+        id_labels: Iterable[Any] | None = None,
         batch_size: int = 32,
         use_cache: bool = True,
     ) -> Self:
@@ -384,6 +416,13 @@ class OODDetector:
         embeddings, digests, positions = self._embed_once(id_images, positions, batch_size, use_cache)
         classes = None if positions is None else torch.tensor(positions, dtype=torch.int64)
         inputs = TrainingInputs(normalize(embeddings, dim=1), classes, len(self._labels))
+        if positions is not None and "training_labels" in self.method.needs:
+            absent = [label for position, label in enumerate(self._labels) if position not in {*positions}]
+            if absent:
+                more = f" and {len(absent) - 3} more" if len(absent) > 3 else ""
+                raise ValueError(
+                    f"`id_labels` has no image of {', '.join(map(repr, absent[:3]))}{more}; give images of each label."
+                )
         self._state = self.method.fit(inputs, **self.method.settings_of(self.method.fit, self.settings))
         # By name, so that the digest is the same however the labels were given.
         names = None if positions is None else [self._labels[position] for position in positions]
@@ -393,7 +432,9 @@ class OODDetector:
             "date": _today(),
             "sha256": data_digest(digests, names),
         }
-        self._fitted_digests = frozenset(digests)
+        # Embeddings of the images may come in their place later.
+        self._fitted_digests = frozenset([*digests, *_row_digests(embeddings)])
+        self._remember_weights()
         self._forget("fit", threshold=True)
         return self
 
@@ -401,9 +442,9 @@ class OODDetector:
         self,
         id_images: Any,
         max_id_rejection: float = 0.05,
+        method: Literal["conformal", "quantile"] = "conformal",
         delta: float | None = None,
         *,
-        method: Literal["conformal", "quantile"] = "conformal",
         per_label: bool = False,
         ood_images: Any = None,
         max_ood_acceptance: float = 0.05,
@@ -413,17 +454,19 @@ class OODDetector:
         """Set the threshold so that at most a given share of ID images is called OOD, from held-out ID images.
 
         See [`~clipn_hf.calibration.calibrate`] for what is promised, and under which conditions. Images that cannot be
-        read are left out, counted and named on the log.
+        read are left out, counted and named on the log; copies of an image count once.
 
         Args:
             id_images: Images of the labels, or their embeddings, as for `score`; none that the method was fitted on.
             max_id_rejection (`float`, *optional*, defaults to 0.05): Share of new ID images that may be called OOD.
-            delta (`float`, *optional*):
-                The promise holds with confidence `1 - delta`; by default on average over draws of `id_images`.
             method (`"conformal"` or `"quantile"`, *optional*, defaults to `"conformal"`):
                 How the threshold is chosen; a quantile promises nothing about new images.
+            delta (`float`, *optional*):
+                The promise holds with confidence `1 - delta`; by default on average over draws of `id_images`.
             per_label (`bool`, *optional*, defaults to `False`):
                 Whether each label gets a threshold of its own, from the images for which it is the most probable one.
+                The promise then holds among images with the same *most probable* label, not among those of a class: of
+                a class that the model mostly mistakes for another one, more may be called OOD.
             ood_images (*optional*):
                 Examples of OOD images. With them there are three answers: known, unknown and unsure.
             max_ood_acceptance (`float`, *optional*, defaults to 0.05):
@@ -436,8 +479,9 @@ class OODDetector:
 
         Raises:
             TypeError, ValueError:
-                Too few images for the promise (says how many are needed); images that the method was fitted on; a
-                share outside (0, 1); as for `score` and [`~clipn_hf.features.extract_features`].
+                Too few images for the promise (says how many are needed); images that the method was fitted on, or
+                that are among `ood_images`, too; a share outside (0, 1); as for `score` and
+                [`~clipn_hf.features.extract_features`].
 
         Example:
 
@@ -449,8 +493,11 @@ class OODDetector:
         ```
         """
         self.check_fitted()
-        embeddings, digests, _ = self._embed_once(id_images, None, batch_size, use_cache)
-        seen = self.count_fitted(digests)
+        embeddings, digests = self._embed_distinct("id_images", id_images, batch_size, use_cache)
+        seen = sum(
+            digest in self._fitted_digests or own in self._fitted_digests
+            for digest, own in zip(digests, _row_digests(embeddings), strict=True)
+        )
         if seen:
             raise ValueError(
                 f"`id_images` has {seen} of {len(digests)} images that the method was fitted on, whose scores are not "
@@ -458,9 +505,10 @@ class OODDetector:
             )
         inputs = self._inputs(embeddings)
         scores = self._score(inputs)
+        nearest = inputs.logits.argmax(dim=1)
         predicted = None
         if per_label:
-            predicted = [self._labels[position] for position in inputs.logits.argmax(dim=1)]
+            predicted = [self._labels[position] for position in nearest]
             absent = sorted({*self._labels} - {*predicted})
             if absent:
                 more = f" and {len(absent) - 3} more" if len(absent) > 3 else ""
@@ -470,9 +518,14 @@ class OODDetector:
                 )
         ood_scores = None
         if ood_images is not None:
-            ood_embeddings, ood_digests, _ = self._embed_once(ood_images, None, batch_size, use_cache)
+            ood_embeddings, ood_digests = self._embed_distinct("ood_images", ood_images, batch_size, use_cache)
+            shared = len({*digests} & {*ood_digests})
+            if shared:
+                raise ValueError(
+                    f"`ood_images` has {shared} of {len(ood_digests)} images that are among `id_images`, too; an "
+                    "image is one or the other."
+                )
             ood_scores = self._score(self._inputs(ood_embeddings))
-            digests = [*digests, *ood_digests]
         try:
             calibration = calibrate(
                 scores,
@@ -489,8 +542,14 @@ class OODDetector:
                 message = message.replace(f"`{inner}`", f"`{own}`")
             raise ValueError(message) from error
         self.threshold = calibration.threshold
-        self._calibration = replace(calibration, date=_today(), data_sha256=data_digest(digests))
-        self._calibration_scores = scores
+        self._calibration = replace(
+            calibration,
+            date=_today(),
+            data_sha256=data_digest(digests),
+            ood_data_sha256=None if ood_scores is None else data_digest(ood_digests),
+        )
+        self._calibration_scores, self._calibration_labels = scores, nearest
+        self._remember_weights()
         return self._calibration
 
     def guess_threshold(self) -> Calibration:
@@ -559,7 +618,7 @@ class OODDetector:
         verdicts, thresholds = self._decide(inputs, scores, nearest)
         p: list[float | None] = [None] * len(nearest)
         if self._calibration_scores is not None:
-            p = p_values(self._calibration_scores, scores).tolist()
+            p = self._p_values(scores, order[:, 0]).tolist()
         promise = None if self._calibration is None else self._calibration.promise
         return [
             OODResult(
@@ -642,11 +701,11 @@ class OODDetector:
                 no_templates=changes.get("no_templates", no_templates),
                 **resolved,
             )
-            copy.copy(self)._forget("method", fitted=True, threshold=True)
+            copy.copy(self)._forget("method", fitted=True, threshold=True, once=True)
         elif resolved != dict(self.settings):
             of_fit = [method.settings_of(method.fit, settings) for settings in (self.settings, resolved)]
             other._settings = resolved
-            other._forget("settings", fitted=of_fit[0] != of_fit[1], threshold=True)
+            other._forget("settings", fitted=of_fit[0] != of_fit[1], threshold=True, once=True)
         for name in names:
             if name in changes:
                 setattr(other, name, changes[name])
@@ -682,14 +741,20 @@ class OODDetector:
             ValueError: The weights are to be named but were not loaded from anywhere, or are to be saved and have an
                 adapter.
         """
-        if hub_arguments and not push_to_hub:
-            raise TypeError(
-                f"{', '.join(hub_arguments)} are for publishing; set `push_to_hub=True` or leave them out."
-            )
+        for name in hub_arguments:
+            if name not in PUBLISHING_OPTIONS:
+                raise unknown_argument("OODDetector.save_pretrained", name, ["include_weights", *PUBLISHING_OPTIONS])
+            if not push_to_hub:
+                raise TypeError(f"`{name}` is for publishing; set `push_to_hub=True` or leave it out.")
+        self._check_weights()
+        if self._embedded_with != self._weights_state():
+            # The model has been trained further since the labels were embedded.
+            self._embed_labels(*self._used_templates)
         tensors = {
             "text_embeddings": self._text_embeddings,
             "no_text_embeddings": self._no_text_embeddings,
             "calibration_scores": self._calibration_scores,
+            "calibration_labels": self._calibration_labels,
             "fitted_digests": _stack_digests(self._fitted_digests),
             **{f"{_STATE}{name}": tensor for name, tensor in self._state.items()},
         }
@@ -710,6 +775,8 @@ class OODDetector:
             "calibration": None if self._calibration is None else self._calibration.to_dict(),
         }
         folder = Path(save_directory)
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"{folder} is a file; name a folder to save the detector to.")
         repo_id = hub_arguments.pop("repo_id", folder.resolve().name)
         present = {name: tensor for name, tensor in tensors.items() if tensor is not None}
         files = save_detector(folder, self._encoder, values, present, include_weights, repo_id)
@@ -759,9 +826,14 @@ class OODDetector:
             ValueError: It is damaged, of another version, or its weights are not those it was made with.
             IncompleteCheckpointError: The checkpoint, or that which the detector names, is damaged or missing.
         """
+        own = {"labels", "method", "templates", "no_templates", "threshold"} & hub_arguments.keys()
+        if own:
+            raise TypeError(
+                f"`{min(own)}` comes with the detector; load it, and use `with_changes` for one that differs."
+            )
         values, tensors, encoder = load_detector(source, encoder, device, dtype, **hub_arguments)
         detector = cls.__new__(cls)
-        detector.method = get_method(values["method"])
+        detector._method = get_method(values["method"])
         detector._settings = detector.method.resolve_settings(values["settings"])
         detector._labels = _check_labels(values["labels"], detector.method)
         detector._state = {
@@ -774,7 +846,9 @@ class OODDetector:
         if values["calibration"] is not None:
             detector._calibration = Calibration.from_dict(values["calibration"])
             detector._calibration_scores = tensors.get("calibration_scores")
+            detector._calibration_labels = tensors.get("calibration_labels")
         detector._encoder = encoder
+        detector._weights_sha256 = values["model"]["weights_sha256"]
         given = (values["templates"], values["no_templates"])
         used = (values["used_templates"], values["used_no_templates"])
         # Defaults may have become others; the embeddings of the labels have not.
@@ -782,6 +856,8 @@ class OODDetector:
             one is not None and one != other for one, other in zip(used, encoder.label_templates(*given), strict=True)
         )
         detector._given_templates = (used[0], given[1] if used[1] is None else used[1]) if changed else given
+        detector._used_templates = encoder.label_templates(*detector._given_templates)
+        detector._embedded_with = detector._weights_state()
         detector._text_embeddings = tensors["text_embeddings"]
         detector._no_text_embeddings = tensors.get("no_text_embeddings")
         return detector
@@ -803,9 +879,43 @@ class OODDetector:
             return ["undecided"] * len(nearest), [None] * len(nearest)
         return ["unknown" if unknown else "known" for unknown in is_ood], [self.threshold] * len(nearest)
 
+    def _p_values(self, scores: Tensor, nearest: Tensor) -> npt.NDArray[np.float64]:
+        """The p-value of each score, within the calibration images of its label if labels have thresholds."""
+        assert self._calibration is not None
+        assert self._calibration_scores is not None
+        assert self._calibration_labels is not None
+        if not self._calibration.groups:
+            return p_values(self._calibration_scores, scores)
+        found = np.empty(len(scores))
+        for label in nearest.unique():
+            rows = nearest == label
+            found[rows.numpy()] = p_values(self._calibration_scores[self._calibration_labels == label], scores[rows])
+        return found
+
+    def _remember_weights(self) -> None:
+        """Note which weights the fitted state and the threshold belong to."""
+        if isinstance(self._encoder, DualEncoder):
+            self._weights_sha256 = model_digest(self._encoder.model)
+
+    def _weights_state(self) -> tuple[Any, ...] | None:
+        return self._encoder.weights_state() if isinstance(self._encoder, DualEncoder) else None
+
+    def _check_weights(self) -> None:
+        """Check before saving that the model is still the one that was fitted and calibrated."""
+        depends = self.fitted_on is not None or self._calibration_scores is not None
+        if not depends or not isinstance(self._encoder, DualEncoder):
+            return
+        if model_digest(self._encoder.model) != self._weights_sha256:
+            raise ValueError(
+                "The weights of the model have changed since the detector was fitted or calibrated; make it anew, "
+                "then save it."
+            )
+
     def _embed(self, images: Any, batch_size: int) -> Iterator[Tensor]:
         """Yield embeddings `(batch, dim)`, batch by batch."""
-        check_count("batch_size", batch_size)
+        _check_batch_size(batch_size)
+        if is_embeddings(images):
+            raise TypeError("These are embeddings; judge them by `results` or `score`.")
         encoder = self.image_encoder
         numbered = number_images(images)
         # A single image needs no number in errors.
@@ -818,13 +928,13 @@ class OODDetector:
         self, images: Any, positions: list[int] | None, batch_size: int, use_cache: bool
     ) -> tuple[Tensor, list[bytes], list[int] | None]:
         """Embeddings `(images, dim)` of images, or as given, a digest of each, and the positions of those left."""
-        check_count("batch_size", batch_size)
+        _check_batch_size(batch_size)
         if is_embeddings(images):
             # As they are: scores are bit-equal to those of the same embeddings later, when they are normalised once.
             embeddings = self._check_embeddings(images)
             if len(embeddings) == 0:
                 raise ValueError("There are no image embeddings; give those of at least one image.")
-            digests = [hashlib.sha256(row.tobytes()).digest() for row in normalize(embeddings, dim=1).numpy()]
+            digests = _row_digests(embeddings)
             if positions is not None and len(positions) != len(embeddings):
                 raise ValueError(
                     f"`id_labels` must be one per image, got {len(positions)} for {len(embeddings)} images."
@@ -835,16 +945,30 @@ class OODDetector:
         )
         return features.embeddings, [bytes.fromhex(digest) for digest in features.digests], features.labels
 
-    def _embed_labels(self) -> None:
-        text, no_text = self._encoder.class_embeddings(
-            self._labels, *self._given_templates, use_no_encoder="no" in self.method.needs
+    def _embed_distinct(self, name: str, images: Any, batch_size: int, use_cache: bool) -> tuple[Tensor, list[bytes]]:
+        """As `_embed_once`, each image once: copies are no further draws."""
+        embeddings, digests, _ = self._embed_once(images, None, batch_size, use_cache)
+        first = {digest: row for row, digest in reversed([*enumerate(digests)])}
+        if len(first) == len(digests):
+            return embeddings, digests
+        logger.warning(
+            f"{len(digests) - len(first)} of the {len(digests)} images of `{name}` are copies of others and left out."
         )
+        rows = sorted(first.values())
+        return embeddings[rows], [digests[row] for row in rows]
+
+    def _embed_labels(self, templates: Sequence[str] | None = None, no_templates: Sequence[str] | None = None) -> None:
+        """Embed the labels, by default with the templates that were given."""
+        given = self._given_templates if templates is None else (templates, no_templates or None)
+        text, no_text = self._encoder.class_embeddings(self._labels, *given, use_no_encoder="no" in self.method.needs)
         # Scores are computed on the CPU, where float32 means float32.
         self._text_embeddings = text.cpu()  # (classes, dim)
         self._no_text_embeddings = None if no_text is None else no_text.cpu()
+        self._used_templates = self._encoder.label_templates(*given)
+        self._embedded_with = self._weights_state()
 
     def _change_templates(self, name: str, given: tuple[Sequence[str] | None, Sequence[str] | None]) -> None:
-        before, given_before = self._encoder.label_templates(*self._given_templates), self._given_templates
+        before, given_before = self._used_templates, self._given_templates
         self._given_templates = given
         try:
             after = self._encoder.label_templates(*given)
@@ -857,13 +981,13 @@ class OODDetector:
 
     def _forget_for_templates(self, reason: str, before: tuple[list[str], list[str]]) -> None:
         """Drop the threshold where it depends on templates that are others now."""
-        after = self._encoder.label_templates(*self._given_templates)
+        after = self._used_templates
         # Which threshold holds for an image may depend on its nearest label.
         uses_text = self.method.uses_text or (self._calibration is not None and bool(self._calibration.groups))
         if (uses_text and after[0] != before[0]) or ("no" in self.method.needs and after[1] != before[1]):
             self._forget(reason, threshold=True)
 
-    def _forget(self, reason: str, fitted: bool = False, threshold: bool = False) -> None:
+    def _forget(self, reason: str, fitted: bool = False, threshold: bool = False, once: bool = False) -> None:
         """Drop what no longer holds, and say so."""
         dropped, again = [], []
         if fitted and self.fitted_on is not None:
@@ -878,14 +1002,15 @@ class OODDetector:
             self.threshold = None
         if dropped:
             change = "`fit` was called" if reason == "fit" else f"`{reason}` changed"
-            logger.warning(
+            # The calls of a pipeline may all differ from its detector in the same way.
+            (logger.warning_once if once else logger.warning)(
                 f"The detector has dropped {' and '.join(dropped)}, because {change}; call {' and '.join(again)} anew."
             )
 
     def _positions(self, id_labels: Any) -> list[int]:
         """The position in `labels` of each label, given by name or position."""
-        if isinstance(id_labels, str):
-            raise TypeError(f"`id_labels` must be one label per image, got the text {id_labels!r}.")
+        if isinstance(id_labels, str) or not isinstance(id_labels, Iterable):
+            raise TypeError(f"`id_labels` must be one label per image, got {id_labels!r}.")
         positions = {label: position for position, label in enumerate(self._labels)}
         found = []
         for row, label in enumerate(id_labels.tolist() if isinstance(id_labels, Tensor | np.ndarray) else id_labels):
@@ -936,6 +1061,17 @@ def check_count(name: str, count: object) -> None:
     """
     if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
         raise ValueError(f"`{name}` must be a positive integer, got {count!r}.")
+
+
+def _check_batch_size(batch_size: object) -> None:
+    if batch_size is None:
+        raise ValueError("`batch_size` must be a positive integer, got None.")
+    check_count("batch_size", batch_size)
+
+
+def _row_digests(embeddings: Tensor) -> list[bytes]:
+    """SHA-256 of each embedding, whatever its norm."""
+    return [hashlib.sha256(row.tobytes()).digest() for row in normalize(embeddings, dim=1).numpy()]
 
 
 def unserved(method: Method, encoder: DualEncoder | PrecomputedEncoder) -> str | None:

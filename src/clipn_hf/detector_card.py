@@ -28,11 +28,16 @@ def write_detector_card(folder: Path, values: Mapping[str, Any], repo_id: str) -
         repo_id (`str`): The name it is loaded by.
     """
     path = folder / CARD_NAME
-    if path.exists() and _MARK not in path.read_text(encoding="utf-8", errors="replace"):
+    if path.exists() and not is_own_card(path):
         logger.warning(f"{path} is not from clipn-hf and stays as it is; it does not tell of the detector.")
         return
     with atomic_path(path) as partial:
         partial.write_text(detector_card(values, repo_id), encoding="utf-8")
+
+
+def is_own_card(path: Path) -> bool:
+    """Tell whether a card was written by `write_detector_card`, and not edited since as it asks for."""
+    return _MARK in path.read_text(encoding="utf-8", errors="replace")
 
 
 def detector_card(values: Mapping[str, Any], repo_id: str) -> str:
@@ -80,7 +85,7 @@ Tells images of {len(labels):,} known thing{"" if len(labels) == 1 else "s"} fro
 ```python
 from clipn_hf import pipeline
 
-detect = pipeline("ood-detection", model="{repo_id}")
+detect = pipeline("ood-detection", model="{repo_id if "/" in repo_id else f"path/to/{repo_id}"}")
 detect("photo.jpg")  # {{"verdict": "known" or "unknown", "ood_score": …, "label": …}}
 ```
 
@@ -92,7 +97,7 @@ detect("photo.jpg")  # {{"verdict": "known" or "unknown", "ood_score": …, "lab
 
 ## Threshold
 
-{_threshold(values)}
+Each image gets a score; higher = more out of distribution (OOD). {_threshold(values)}
 """
 
 
@@ -107,15 +112,23 @@ def _threshold(values: Mapping[str, Any]) -> str:
     if calibration["max_id_rejection"] is None:
         return f"An image is unknown when its score exceeds {threshold:.6g}.\n\n{calibration['promise']}"
     groups = calibration["groups"]
-    own = f", unless its nearest label has a threshold of its own, as {len(groups)} labels do" if groups else ""
     middle = calibration["known_below"]
     unsure = "" if middle is None else f" Otherwise it is known below {middle:.6g}, and else unsure."
-    return (
-        f"An image is unknown when its score exceeds {threshold:.6g}{own}.{unsure}\n\n"
-        f"{calibration['promise']}\n\n"
-        f"Calibrated on {calibration['n']:,} images on {calibration['date']}; SHA-256 of these images: "
-        f"`{calibration['data_sha256']}`. The promise holds for new images that come the way those did."
-    )
+    rule = f"An image is unknown when its score exceeds {threshold:.6g}.{unsure}"
+    if groups:
+        rows = "\n".join(
+            f"| {_cell(_inline(str(group['label'])))} | {group['threshold']:.6g} | {group['n']:,} |"
+            for group in groups
+        )
+        rule = (
+            f"An image is unknown when its score exceeds the threshold of its nearest label.{unsure}\n\n"
+            f"| nearest label | threshold | images |\n| --- | ---: | ---: |\n{rows}"
+        )
+    origin = f"Calibrated on {calibration['n']:,} images on {calibration['date']}; SHA-256 of these images: "
+    origin += f"`{calibration['data_sha256']}`."
+    if calibration["ood_data_sha256"] is not None:
+        origin += f" And on {calibration['n_ood']:,} OOD images, SHA-256 `{calibration['ood_data_sha256']}`."
+    return f"{rule}\n\n{calibration['promise']}\n\n{origin} The promise holds for new images that come as those did."
 
 
 def _is_hub_id(model: Mapping[str, Any]) -> bool:
@@ -134,4 +147,4 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|")
 
 
-__all__ = ["CARD_NAME", "detector_card", "write_detector_card"]
+__all__ = ["CARD_NAME", "detector_card", "is_own_card", "write_detector_card"]

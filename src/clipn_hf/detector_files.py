@@ -46,7 +46,17 @@ _KEYS = {
     "used_templates",
     "version",
 }
-_MODEL_KEYS = {"class", "device", "dtype", "id", "logit_scale", "revision", "weights", "weights_sha256"}
+_MODEL_KEYS = {
+    "image_processor_sha256",
+    "class",
+    "device",
+    "dtype",
+    "id",
+    "logit_scale",
+    "revision",
+    "weights",
+    "weights_sha256",
+}
 # Where the weights of a detector may be.
 _PLACES = ("inside", "embedded", "folder", "hub")
 

@@ -13,10 +13,11 @@ from typing import Any
 
 import torch
 from huggingface_hub import HfApi
+from huggingface_hub.errors import EntryNotFoundError
 from torch import Tensor
 from transformers.utils import logging
 
-from .detector_card import CARD_NAME, write_detector_card
+from .detector_card import CARD_NAME, is_own_card, write_detector_card
 from .detector_files import DETECTOR_NAME, read_detector, read_tensors, write_detector
 from .encoders import EMBEDDED_CHECKPOINT, DualEncoder, PrecomputedEncoder
 
@@ -105,12 +106,13 @@ def load_detector(
     values = read_detector(source, **hub_arguments)
     if values is None:
         raise OSError(
-            f"There is no detector at {os.fspath(source)}: it has no detector.json. Name a folder or repository that "
+            f"There is no detector at {os.fspath(source)}: it has no detector.json"
+            f"{'' if os.path.isdir(source) else ', or the Hub cannot be reached'}. Name a folder or repository that "
             "`OODDetector.save_pretrained` wrote; a model is loaded by `OODDetector(model, labels)`."
         )
     tensors = read_tensors(source, values, **hub_arguments)
     if encoder is None:
-        encoder = DualEncoder.from_pretrained(source, None, device, dtype, **hub_arguments)
+        encoder = DualEncoder.from_pretrained(source, None, device, dtype or values["model"]["dtype"], **hub_arguments)
     _check_weights(source, values["model"], encoder)
     return values, tensors, encoder
 
@@ -145,8 +147,20 @@ def upload_detector(folder: Path, files: list[str], repo_id: str, **hub_argument
         api.create_branch(repo_id, branch=revision, exist_ok=True)
     # Only now its name is known in full.
     write_detector_card(folder, values, repo_id)
+    if not _is_own_card(api, repo_id, revision):
+        logger.warning(f"The {CARD_NAME} of {repo_id} is not from clipn-hf and stays as it is.")
+        files = [name for name in files if name != CARD_NAME]
     hub_arguments.setdefault("commit_message", "Upload detector")
     return str(api.upload_folder(folder_path=folder, repo_id=repo_id, allow_patterns=files, **hub_arguments))
+
+
+def _is_own_card(api: HfApi, repo_id: str, revision: str | None) -> bool:
+    """Whether the card of a repository, if it has one, may be replaced."""
+    try:
+        path = api.hf_hub_download(repo_id, CARD_NAME, revision=revision)
+    except EntryNotFoundError:
+        return True
+    return is_own_card(Path(path))
 
 
 def _place_of_weights(encoder: DualEncoder, folder: Path, include_weights: bool) -> dict[str, Any]:
@@ -183,8 +197,11 @@ def _place_of_weights(encoder: DualEncoder, folder: Path, include_weights: bool)
 def _outdated_weights(folder: Path, encoder: DualEncoder, include_weights: bool) -> list[Path]:
     """Weights in the folder that the detector would take for its own: those of an earlier one, to be removed."""
     weights = [path for path in folder.glob("*") if _WEIGHTS.fullmatch(path.name)]
-    if include_weights or not weights:
-        return weights
+    if not weights:
+        return []
+    if include_weights:
+        # As transformers does when it saves over a model. Files of PyTorch are not read where there are these.
+        return [path for path in weights if ".safetensors" in path.name]
     if encoder.source is not None and os.path.realpath(encoder.source) == os.path.realpath(folder):
         return []
     before = read_detector(folder)
@@ -198,14 +215,19 @@ def _outdated_weights(folder: Path, encoder: DualEncoder, include_weights: bool)
 
 def _check_weights(source: str | os.PathLike[str], saved: Mapping[str, Any], encoder: DualEncoder) -> None:
     found = encoder.describe()
-    if found["weights_sha256"] == saved["weights_sha256"]:
-        return
+    if found["image_processor_sha256"] != saved["image_processor_sha256"]:
+        logger.warning(
+            f"The detector {os.fspath(source)} prepares images in another way than when it was made: other settings "
+            "or another class of image processor. Its scores may differ from those its threshold was chosen by."
+        )
     if found["dtype"] != saved["dtype"]:
-        # Rounding changes the digest; the values cannot be compared.
+        # Rounding may change the digest, so that the values cannot be compared.
         logger.warning(
             f"The detector {os.fspath(source)} was made in {saved['dtype']} and computes in {found['dtype']}: its "
             "scores differ a little from those its threshold was chosen by."
         )
+        return
+    if found["weights_sha256"] == saved["weights_sha256"]:
         return
     raise ValueError(
         f"The detector {os.fspath(source)} was made with other weights than those of {encoder.source}: the model has "

@@ -79,11 +79,14 @@ def image_encoder_settings(model: Any, image_processor: Any) -> dict[str, Any]:
     Returns:
         `dict`: Of what JSON knows. The text encoders do not count, so a CLIP and the CLIPN made from it share it.
     """
-    return {
-        **_encoder_settings(model, "image"),
-        # Its own settings call the implementations in Pillow and in torch, whose numbers differ, by one name.
-        "image_processor": _plain({"class": _class_name(image_processor), **image_processor.to_dict()}),
-    }
+    return {**_encoder_settings(model, "image"), "image_processor": image_processor_settings(image_processor)}
+
+
+def image_processor_settings(image_processor: Any) -> dict[str, Any]:
+    """List everything that the preparation of an image depends on, besides the image, as JSON knows it."""
+    # Its own settings call the implementations in Pillow and in torch, whose numbers differ, by one name.
+    settings: dict[str, Any] = _plain({"class": _class_name(image_processor), **image_processor.to_dict()})
+    return settings
 
 
 def text_encoder_settings(model: Any, kind: Kind, tokenizer: Any, max_length: int) -> dict[str, Any]:
@@ -157,6 +160,9 @@ def _encoder_settings(model: Any, kind: Kind) -> dict[str, Any]:
         "modules": settings_digest(modules),
         "config": _plain(config),
         "adapters": _plain({name: adapter.to_dict() for name, adapter in (adapters or {}).items()}),
+        # Kernels differ in their last digits.
+        "attention": str(getattr(base.config, "_attn_implementation", None)),
+        "matmul_precision": torch.get_float32_matmul_precision(),
         "dtype": str(base.dtype),
         "device": base.device.type,
         "versions": {name: _version(name) for name in ("pillow", "torch", "torchvision", "transformers")},
@@ -201,6 +207,7 @@ __all__ = [
     "data_digest",
     "image_digest",
     "image_encoder_settings",
+    "image_processor_settings",
     "model_digest",
     "settings_digest",
     "text_encoder_settings",

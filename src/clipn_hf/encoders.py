@@ -16,7 +16,7 @@ from torch.nn.functional import normalize
 from transformers import AutoProcessor, CLIPConfig
 from transformers.utils import logging
 
-from .digests import model_digest, settings_digest
+from .digests import image_processor_settings, model_digest, settings_digest
 from .dtypes import floating_dtype
 from .images import ImageError, ImageSource, load_image
 from .loading import EMBEDDED_CHECKPOINT, POOLS, AutoDualEncoder
@@ -185,6 +185,11 @@ class DualEncoder:
         return self.model.dtype
 
     @property
+    def name(self) -> str | None:
+        """What the model is called: `source`, or the name of the checkpoint inside this package."""
+        return os.path.basename(EMBEDDED_CHECKPOINT) if self.source == EMBEDDED_CHECKPOINT else self.source
+
+    @property
     def has_no_encoder(self) -> bool:
         """Whether the model has a "no" text encoder."""
         return hasattr(self.model, "get_no_text_features")
@@ -193,14 +198,16 @@ class DualEncoder:
         """Say which model this is, for records of results and for detectors that are saved.
 
         Returns:
-            `dict`: Of what JSON knows: `"id"`, `"revision"`, `"class"`, `"weights_sha256"`, `"dtype"`, `"device"` and
-            `"logit_scale"`. The digest is that of the weights in float32.
+            `dict`: Of what JSON knows: `"id"`, `"revision"`, `"class"`, `"weights_sha256"`,
+            `"image_processor_sha256"`, `"dtype"`, `"device"` and `"logit_scale"`. The digests are those of the weights
+            in float32, and of class and settings of the image processor.
         """
         return {
-            "id": "clipn-tiny" if self.source == EMBEDDED_CHECKPOINT else self.source,
+            "id": self.name,
             "revision": self.revision,
             "class": type(self.model).__name__,
             "weights_sha256": model_digest(self.model),
+            "image_processor_sha256": settings_digest(image_processor_settings(self.processor.image_processor)),
             "dtype": str(self.dtype).removeprefix("torch."),
             "device": self.device.type,
             "logit_scale": self.logit_scale,
@@ -256,7 +263,9 @@ class DualEncoder:
         Raises:
             ValueError: The embeddings are not finite.
         """
-        features = self.model.get_image_features(pixel_values=pixel_values.to(self.device, self.dtype))
+        # The dtype is that of the encoder, also where its user trains in another one.
+        with torch.autocast(self.device.type, enabled=False):
+            features = self.model.get_image_features(pixel_values=pixel_values.to(self.device, self.dtype))
         return self._unit_norm(features.pooler_output, "image")
 
     def text_embeddings(self, prompts: Sequence[str]) -> Tensor:
@@ -327,7 +336,7 @@ class DualEncoder:
         """
         labels = validate_labels(labels)
         templates, no_templates = self.label_templates(templates, no_templates)
-        state = self._weights_state() if use_memory else None
+        state = self.weights_state() if use_memory else None
         cut: dict[str, None] = {}
         text = self._embed_labels(self.model.get_text_features, "text", labels, templates, state, cut)
         no_text = None
@@ -336,6 +345,38 @@ class DualEncoder:
             no_text = self._embed_labels(encode, '"no" text', labels, no_templates, state, cut)
         warn_of_cut(list(cut))
         return text, no_text
+
+    def remember_class_embeddings(
+        self,
+        labels: Sequence[str],
+        text: Tensor,
+        no_text: Tensor | None = None,
+        templates: Sequence[str] | None = None,
+        no_templates: Sequence[str] | None = None,
+    ) -> None:
+        """Keep embeddings of labels that this model gave before, so that `class_embeddings` finds them.
+
+        Args:
+            labels (`Sequence[str]`): One text per class.
+            text (`torch.Tensor` of shape `(classes, dim)`): What `class_embeddings` returned first.
+            no_text (`torch.Tensor` of shape `(classes, dim)`, *optional*): What it returned second.
+            templates (`Sequence[str]`, *optional*): As for `class_embeddings`.
+            no_templates (`Sequence[str]`, *optional*): As for `class_embeddings`.
+
+        Raises:
+            TypeError, ValueError: As `class_embeddings`; there is not one embedding per label.
+        """
+        labels = validate_labels(labels)
+        templates, no_templates = self.label_templates(templates, no_templates)
+        state = self.weights_state()
+        for kind, embeddings, own_templates in (("text", text, templates), ('"no" text', no_text, no_templates)):
+            if embeddings is None:
+                continue
+            if len(embeddings) != len(labels):
+                raise ValueError(
+                    f"There must be one {kind} embedding for each label, {len(labels)} in all, got {len(embeddings)}."
+                )
+            self._remember((kind, tuple(labels), tuple(own_templates), state), embeddings.to(self.device))
 
     def label_templates(
         self, templates: Sequence[str] | None = None, no_templates: Sequence[str] | None = None
@@ -378,13 +419,17 @@ class DualEncoder:
         embeddings = normalize(embeddings.unflatten(0, (len(labels), len(templates))).mean(dim=1), dim=-1)
         if weights_state is None:
             return embeddings
-        self._label_embeddings[key] = embeddings
-        if len(self._label_embeddings) > MAX_CACHED_LABEL_SETS:
-            self._label_embeddings.popitem(last=False)
+        self._remember(key, embeddings)
         return embeddings
 
+    def _remember(self, key: tuple[Any, ...], embeddings: Tensor) -> None:
+        self._label_embeddings[key] = embeddings
+        self._label_embeddings.move_to_end(key)
+        if len(self._label_embeddings) > MAX_CACHED_LABEL_SETS:
+            self._label_embeddings.popitem(last=False)
+
     @torch.no_grad()
-    def _weights_state(self) -> tuple[Any, ...]:
+    def weights_state(self) -> tuple[Any, ...]:
         """Differs after any change of the weights, so that a model that is trained further is asked again."""
         parameters = [parameter for parameter in self.model.parameters() if parameter.numel()]
         # Changes in place raise the version of a tensor, except those of fused optimizers, which change every value.
@@ -413,9 +458,9 @@ class DualEncoder:
                 longer = tokenizer([batch[row] for row in full], truncation=True, max_length=max_length + 1)
                 lengths = map(len, longer["input_ids"])
                 cut += [start + row for row, length in zip(full, lengths, strict=True) if length > max_length]
-            features = encode(
-                input_ids=tokens["input_ids"].to(self.device), attention_mask=tokens["attention_mask"].to(self.device)
-            )
+            inputs = {name: tokens[name].to(self.device) for name in ("input_ids", "attention_mask")}
+            with torch.autocast(self.device.type, enabled=False):
+                features = encode(**inputs)
             embeddings.append(self._unit_norm(features.pooler_output, kind))
         return torch.cat(embeddings), cut
 
@@ -508,6 +553,7 @@ class PrecomputedEncoder:
             "revision": None,
             "class": type(self).__name__,
             "weights_sha256": settings_digest(texts),
+            "image_processor_sha256": None,
             "dtype": "float32",
             "device": "cpu",
             "logit_scale": self.logit_scale,

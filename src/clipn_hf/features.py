@@ -29,6 +29,8 @@ from .prompts import fill_templates, validate_labels
 
 logger = logging.get_logger(__name__)
 
+MAX_REASONS = 3
+
 
 @dataclass(frozen=True, eq=False)
 class Features:
@@ -58,7 +60,7 @@ class Features:
 
 def extract_features(
     images: Any,
-    encoder: DualEncoder,
+    encoder: DualEncoder | str | os.PathLike[str],
     *,
     labels: Sequence[Any] | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
@@ -66,6 +68,7 @@ def extract_features(
     batch_size: int = 32,
     num_workers: int = 0,
     progress: bool = True,
+    warn: bool = True,
 ) -> Features:
     """Embed a data set, and keep the embeddings on disk.
 
@@ -75,7 +78,8 @@ def extract_features(
 
     Args:
         images: Whatever [`~clipn_hf.images.number_images`] takes: a list of paths, a `datasets.Dataset`, ….
-        encoder ([`DualEncoder`]): Embeds them, on its device and in its dtype.
+        encoder ([`DualEncoder`], `str` or `os.PathLike`): Embeds them, on its device and in its dtype; or the Hub id
+            or folder of a model.
         labels (`Sequence`, *optional*): One label per image, in the order of the images.
         cache_dir (`str` or `os.PathLike`, *optional*):
             Folder of the cache, by default that of [`~clipn_hf.feature_cache.default_cache_dir`].
@@ -84,12 +88,14 @@ def extract_features(
         num_workers (`int`, *optional*, defaults to 0):
             Processes that read and prepare images. What has no length is read in this process in any case.
         progress (`bool`, *optional*, defaults to `True`): Whether to show a bar, if there is a terminal.
+        warn (`bool`, *optional*, defaults to `True`):
+            Whether to name the images that cannot be read on the log; `Features.skipped` has them in any case.
 
     Returns:
         [`Features`]: Of the readable images.
 
     Raises:
-        TypeError: `images` holds something that is no image.
+        TypeError: `images` holds something that is no image, or `encoder` is none.
         ValueError:
             There are no images or none that can be read, `labels` has another length, `batch_size` or `num_workers` is
             out of range, or the embeddings are not finite.
@@ -109,6 +115,13 @@ def extract_features(
         raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
     if num_workers < 0:
         raise ValueError(f"`num_workers` must be 0 or more, got {num_workers}.")
+    if isinstance(encoder, str | os.PathLike):
+        encoder = DualEncoder.from_pretrained(encoder)
+    elif not isinstance(encoder, DualEncoder):
+        raise TypeError(
+            f"`encoder` must be a DualEncoder, or the id or folder of a model, got {type(encoder).__name__}; make it "
+            "by `DualEncoder(model, processor)`."
+        )
     numbered = number_images(images)
     if numbered is None:
         numbered = NumberedImages([images])
@@ -143,7 +156,7 @@ def extract_features(
             store.flush()
     count = len(digests) + len(skipped)
     _check_count(labels, count)
-    _report_skipped(skipped, count)
+    _report_skipped(skipped, count, warn)
     return Features(
         embeddings=torch.from_numpy(store.get(list(digests.values()))),
         rows=torch.tensor(list(digests)),
@@ -317,7 +330,7 @@ def _open_store(
     use_cache: bool,
 ) -> FeatureStore:
     folder = (default_cache_dir() if cache_dir is None else cache_dir) if use_cache else None
-    name = encoder.model.name_or_path or type(encoder.model).__name__
+    name = encoder.name or type(encoder.model).__name__
     return FeatureStore(kind, settings_digest(settings), folder, {"model": name, "settings": settings})
 
 
@@ -346,14 +359,28 @@ def _plain_label(label: Any) -> Any:
     return label.item() if hasattr(label, "item") else label
 
 
-def _report_skipped(skipped: dict[int, str], count: int) -> None:
-    if not skipped:
-        return
-    first = " ".join(f"Image {row}: {reason}" for row, reason in itertools.islice(skipped.items(), 3))
+def _report_skipped(skipped: dict[int, str], count: int, warn: bool) -> None:
+    reasons = [f"Image {row}: {reason}" for row, reason in skipped.items()]
     if len(skipped) == count:
-        raise ValueError(f"None of the {count} images can be read. {first}")
-    more = f" And {len(skipped) - 3} more." if len(skipped) > 3 else ""
-    logger.warning(f"{len(skipped)} of {count} images cannot be read and are left out. {first}{more}")
+        raise ValueError(f"None of the {count} images can be read. {' '.join(reasons[:MAX_REASONS])}")
+    if warn and reasons:
+        logger.warning(describe_skipped(reasons, f"{count} images"))
 
 
-__all__ = ["Features", "cached_class_embeddings", "extract_features"]
+def describe_skipped(reasons: Sequence[str], whole: str) -> str:
+    """Word which images cannot be read, for the log.
+
+    Args:
+        reasons (`Sequence[str]`): A sentence for each of them, of which the first ones are listed.
+        whole (`str`): What they are part of, such as "8 images".
+
+    Returns:
+        `str`: A few sentences.
+    """
+    more = f" And {len(reasons) - MAX_REASONS} more." if len(reasons) > MAX_REASONS else ""
+    verb = "is" if len(reasons) == 1 else "are"
+    listed = " ".join(reasons[:MAX_REASONS])
+    return f"{len(reasons)} of {whole} cannot be read and {verb} left out. {listed}{more}"
+
+
+__all__ = ["Features", "cached_class_embeddings", "describe_skipped", "extract_features"]

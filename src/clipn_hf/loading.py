@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import _CACHED_NO_EXIST, try_to_load_from_cache
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, AutoProcessor, AutoTokenizer, CLIPConfig
 from transformers.utils import (
@@ -109,9 +110,22 @@ def _find_detector(source: str, kwargs: dict[str, Any]) -> str | None:
     hub_arguments = select_hub_arguments(kwargs)
     file = find_file(source, DETECTOR_NAME, **hub_arguments)
     if file is None:
+        if not os.path.isdir(source) and not _is_known_to_lack(source, DETECTOR_NAME, hub_arguments):
+            logger.warning(
+                f"The Hub cannot be reached to see whether {source} is a detector; it is used as a model, without any "
+                "threshold."
+            )
         return None
     find_file(source, TENSORS_NAME, **hub_arguments)
     return os.path.dirname(file)
+
+
+def _is_known_to_lack(source: str, name: str, hub_arguments: dict[str, Any]) -> bool:
+    """Whether the Hub has said before, or just now, that a repository has no file of that name."""
+    found = try_to_load_from_cache(
+        source, name, cache_dir=hub_arguments.get("cache_dir"), revision=hub_arguments.get("revision")
+    )
+    return found is _CACHED_NO_EXIST
 
 
 def _read_reference(source: str, kwargs: dict[str, Any]) -> tuple[str, str | None] | None:

@@ -14,6 +14,7 @@ from transformers import CLIPProcessor, Pipeline, pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .detector import TOP_K, OODDetector, OODResult, check_count
+from .detector_files import read_detector
 from .encoders import EMBEDDED_CHECKPOINT, EMBEDDED_NOTICE, AutoDualEncoder, DualEncoder
 from .images import NumberedImages, image_of, number_images
 from .methods import METHODS, get_method, unknown_argument
@@ -88,8 +89,12 @@ class OODPipeline(Pipeline):
                 raise unknown_argument(type(self).__name__, name, known)
         if self.processor is None and self.tokenizer is not None and self.image_processor is not None:
             self.processor = CLIPProcessor(self.image_processor, self.tokenizer)
+        folder = getattr(self.model, "detector_folder", None)
+        saved = None if folder is None else read_detector(folder)
+        if dtype is None and saved is not None:
+            dtype = saved["model"]["dtype"]
         self.encoder = DualEncoder(self.model, self.processor, dtype=dtype)
-        self.detector = self._load_detector()
+        self.detector = None if folder is None else OODDetector.from_pretrained(folder, encoder=self.encoder)
 
     # This method and the three steps below take what this task needs; in transformers they take anything.
     def __call__(  # type: ignore[override]
@@ -154,11 +159,6 @@ class OODPipeline(Pipeline):
         in_memory = isinstance(images, Sequence | Mapping) and isinstance(numbered, NumberedImages)
         return list(results) if in_memory else results
 
-    def _load_detector(self) -> OODDetector | None:
-        """The detector that was saved with the model, if there is one."""
-        folder = getattr(self.model, "detector_folder", None)
-        return None if folder is None else OODDetector.from_pretrained(folder, encoder=self.encoder)
-
     def _sanitize_parameters(self, **options: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         return {}, {}, options
 
@@ -203,6 +203,21 @@ class OODPipeline(Pipeline):
             if "max_shard_size" in kwargs:
                 publishing["max_shard_size"] = kwargs["max_shard_size"]
             self.push_to_hub(publishing.pop("repo_id", Path(save_directory).resolve().name), **publishing)
+
+    def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
+        """Publish model and processor, or the whole detector with its card, in one commit.
+
+        Args:
+            repo_id (`str`): The repository; made if it does not exist.
+            kwargs: `private`, `token`, `revision`, `commit_message`, …, as for models.
+
+        Returns:
+            `str`: The address of the commit.
+        """
+        if self.detector is None:
+            return str(super().push_to_hub(repo_id, **kwargs))
+        include_weights = not getattr(self.model, "peft_config", None)
+        return self.detector.push_to_hub(repo_id, include_weights, **kwargs)
 
 
 def register_pipeline() -> None:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
+    from .calibration import Calibration
     from .detector import OODDetector, OODResult
 
 READERS = min(16, os.cpu_count() or 1)
@@ -119,51 +120,58 @@ def verdict_word(record: Record) -> str:
     return UNREADABLE if "error" in record else str(record["verdict"])
 
 
-def record_writer(format: Format, stream: TextIO, labels: Sequence[str]) -> Callable[[Record], None]:
+def record_writer(
+    format: Format, stream: TextIO, labels: Sequence[str], with_p_values: bool = False
+) -> Callable[[Record], None]:
     """Begin to write records.
 
     Args:
         format (`Format`): Written as.
         stream (`TextIO`): Written to.
         labels (`Sequence[str]`): All labels there are.
+        with_p_values (`bool`, *optional*, defaults to `False`): Whether a table has a column for them.
 
     Returns:
         `Callable`: Writes one record.
     """
-    writers = {Format.TABLE: _table_writer, Format.JSONL: _jsonl_writer, Format.CSV: _csv_writer}
-    return writers[format](stream, labels)
+    if format is Format.TABLE:
+        return _table_writer(stream, labels, with_p_values)
+    return _jsonl_writer(stream) if format is Format.JSONL else _csv_writer(stream)
 
 
-def _table_writer(stream: TextIO, labels: Sequence[str]) -> Callable[[Record], None]:
+def _table_writer(stream: TextIO, labels: Sequence[str], with_p_values: bool) -> Callable[[Record], None]:
     console = Console(file=stream, highlight=False, soft_wrap=True)
     width = min(30, max(len("nearest label"), *map(cell_len, labels)))
-    heading = f"{'verdict':<11}{'OOD score':>10}  {set_cell_size('nearest label', width)}     p  file"
+    p_heading = f"{'p-value':>9}" if with_p_values else ""
+    heading = f"{'verdict':<11}{'OOD score':>10}{p_heading}  {set_cell_size('nearest label', width)}  prob.  file"
     console.print(heading, style="bold")
+    file_column = heading.index("file")
 
     def write(record: Record) -> None:
         if "error" in record:
-            console.print(Text.assemble((f"{UNREADABLE:<{width + 31}}", "red"), printable(record["file"])))
+            console.print(Text.assemble((f"{UNREADABLE:<{file_column}}", "red"), printable(record["file"])))
             return
         verdict, color = record["verdict"], VERDICTS[record["is_ood"]].color
         label = set_cell_size(printable(record["label"]), width)
-        console.print(
-            Text.assemble(
-                (f"{verdict:<11}", color),
-                f"{record['ood_score']:>10.4f}  {label}  {record['score']:>4.0%}  {printable(record['file'])}",
-            )
-        )
+        p_value = f"{_readable_p(record['p_value']):>9}" if with_p_values else ""
+        numbers = f"{record['ood_score']:>10.4f}{p_value}  {label}  {record['score']:>5.0%}"
+        console.print(Text.assemble((f"{verdict:<11}", color), f"{numbers}  {printable(record['file'])}"))
 
     return write
 
 
-def _jsonl_writer(stream: TextIO, labels: Sequence[str]) -> Callable[[Record], None]:
+def _readable_p(p_value: float) -> str:
+    return f"{p_value:.4f}" if p_value >= 0.0001 else f"{p_value:.0e}"
+
+
+def _jsonl_writer(stream: TextIO) -> Callable[[Record], None]:
     def write(record: Record) -> None:
         stream.write(json.dumps(record, ensure_ascii=False) + "\n")
 
     return write
 
 
-def _csv_writer(stream: TextIO, labels: Sequence[str]) -> Callable[[Record], None]:
+def _csv_writer(stream: TextIO) -> Callable[[Record], None]:
     rows = csv.DictWriter(stream, CSV_COLUMNS, extrasaction="ignore", lineterminator="\n")
     rows.writeheader()
 
@@ -173,6 +181,28 @@ def _csv_writer(stream: TextIO, labels: Sequence[str]) -> Callable[[Record], Non
         rows.writerow({**record, "is_ood": None if is_ood is None else json.dumps(is_ood)})
 
     return write
+
+
+def describe_threshold(threshold: float | None, calibration: "Calibration | None") -> str:
+    """Word by which score a detector decides.
+
+    Args:
+        threshold (`float` or `None`): Of all images together.
+        calibration ([`~clipn_hf.calibration.Calibration`] or `None`): Where it comes from.
+
+    Returns:
+        `str`: Such as "threshold 0.5"; where each label has its own, their range; where there are three answers, also
+        the score below which an image is known. Empty without a threshold.
+    """
+    if threshold is None:
+        return ""
+    text = f"threshold {threshold:.6g}"
+    if calibration is not None and calibration.groups:
+        thresholds = [group.threshold for group in calibration.groups]
+        text = f"threshold {min(thresholds):.6g} to {max(thresholds):.6g} by label"
+    if calibration is not None and calibration.known_below is not None:
+        text += f", known below {calibration.known_below:.6g}"
+    return text
 
 
 def save_contact_sheet(
@@ -200,7 +230,8 @@ def save_contact_sheet(
         for thumbnail, record in judged
     ]
     tiles.sort(key=lambda tile: (_ORDER[tile.is_ood], tile.ood_score))
-    rule = "" if detector.threshold is None else f", threshold {detector.threshold:g}"
+    threshold = describe_threshold(detector.threshold, detector.calibration)
+    rule = f", {threshold}" if threshold else ""
     images = f"the first {MAX_TILES} images" if len(tiles) == MAX_TILES else "images"
     subtitle = f"{detector.method.title}{rule}: {images} by rising OOD score, each with its nearest label."
     with atomic_path(path) as partial:
@@ -218,6 +249,7 @@ __all__ = [
     "UNREADABLE",
     "Format",
     "Record",
+    "describe_threshold",
     "judge_files",
     "printable",
     "record_writer",

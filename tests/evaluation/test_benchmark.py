@@ -4,6 +4,7 @@
 
 import copy
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,17 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from datasets import load_dataset
 from PIL import Image
 from transformers import CLIPModel, CLIPProcessor
 
-from clipn_hf import CLIPNModel, DualEncoder, OODDetector
+from clipn_hf import CLIPNModel, DualEncoder, OODDetector, encoders, features
 from clipn_hf.evaluation import benchmark
 from clipn_hf.evaluation.benchmark import SuiteResult, evaluate_suite
+from clipn_hf.evaluation.comparison import compare
 from clipn_hf.evaluation.doctor import Finding
 from clipn_hf.evaluation.metrics import auroc, bootstrap_interval, fpr_at_tpr, id_accuracy
-from clipn_hf.evaluation.results import OOD_METRICS, compare, load_scores, read_records
+from clipn_hf.evaluation.results import OOD_METRICS, load_scores, read_averages, read_records
 
 LABELS = ["cat", "dog", "bird"]
 ZERO_SHOT = ["mcm", "msp", "max_logit", "energy"]
@@ -96,6 +99,15 @@ def evaluate(root: Path, tmp_path: Path) -> Evaluate:
     return evaluate
 
 
+@pytest.fixture
+def warnings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is said on the log, one entry at a time."""
+    messages: list[str] = []
+    for module in (benchmark, features):
+        monkeypatch.setattr(module.logger, "warning", messages.append)
+    return messages
+
+
 def count_images(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Collect how many images each pass through a model has."""
     passes: list[int] = []
@@ -164,7 +176,8 @@ def test_record_says_what_was_done(evaluate: Evaluate, suite: dict[str, Any], cl
     atd, mcm = result.records[1], result.records[4]
     assert (atd["method"], mcm["method"]) == ("atd", "mcm")
     assert atd["set"] | {"sha256": ""} == {
-        "name": "Near", "group": "near", "images": 4, "unreadable": 0, "sha256": "", "note": "Wolves."
+        "name": "Near", "group": "near", "images": 4, "unreadable": 0, "excluded": 0, "expected": None, "sha256": "",
+        "note": "Wolves.",
     }  # fmt: skip
     assert atd["id_set"]["images"] == 15
     assert atd["model"] == {**clipn_encoder.describe(), "id": "CLIPNModel"}
@@ -182,36 +195,49 @@ def test_record_says_what_was_done(evaluate: Evaluate, suite: dict[str, Any], cl
 
 
 def test_every_method_is_served_or_skipped_with_a_reason(
-    evaluate: Evaluate, suite: dict[str, Any], encoder: DualEncoder
+    evaluate: Evaluate, suite: dict[str, Any], encoder: DualEncoder, clipn_encoder: DualEncoder
 ) -> None:
     result = evaluate(suite, encoder, resamples=0)
     methods = [record["method"] for record in result.records]
     assert set(ZERO_SHOT) < set(methods)
-    skipped = {sentence.split("ethod ")[1].split()[0] for sentence in result.skipped}
-    assert skipped == {"atd", "ctw"}
-    assert set(methods) | skipped == set(benchmark.METHODS)
+    assert result.skipped == ['atd, ctw (need a CLIPN model with a "no" text encoder)']
+    assert {*methods, "atd", "ctw"} == set(benchmark.METHODS)
     assert {record["bootstrap"] for record in result.records} == {None}
     fitted = [record for record in result.records if "training" in benchmark.METHODS[record["method"]].needs]
     assert fitted
     assert {record["fit_set"]["images"] for record in fitted} == {12}
 
     del suite["fit"]
-    result = evaluate(suite, encoder, resamples=0)
-    reasons = [sentence for sentence in result.skipped if "the suite tiny has no `fit`" in sentence]
-    assert len(reasons) == len({record["method"] for record in fitted})
+    left_out = ", ".join(dict.fromkeys(record["method"] for record in fitted))
+    result = evaluate(suite, encoder, resamples=0, seeds=[0, 1])
+    assert result.skipped[1] == f"{left_out} (need a set `fit` in the suite)"
+    result = evaluate(suite, [encoder, clipn_encoder], ["nearest_neighbors", "atd", "mcm"], resamples=0)
+    assert result.skipped == [
+        "nearest_neighbors of CLIPModel; nearest_neighbors of CLIPNModel (need a set `fit` in the suite)",
+        'atd of CLIPModel (needs a CLIPN model with a "no" text encoder)',
+    ]
 
 
 def test_nothing_served_is_an_error(evaluate: Evaluate, suite: dict[str, Any], encoder: DualEncoder) -> None:
-    with pytest.raises(ValueError, match="There is nothing to evaluate. .*atd"):
+    with pytest.raises(ValueError, match="There is nothing to evaluate: atd, ctw .need a CLIPN"):
         evaluate(suite, encoder, ["atd", "ctw"])
 
 
 def test_corrupted_images_are_counted_and_left_out(
-    evaluate: Evaluate, suite: dict[str, Any], encoder: DualEncoder, root: Path
+    evaluate: Evaluate, suite: dict[str, Any], encoder: DualEncoder, root: Path, warnings: list[str]
 ) -> None:
     (root / "id" / "cat" / "2.png").write_bytes(b"no picture")
     (root / "far" / "noise" / "0.png").write_bytes(b"")
-    result = evaluate(suite, encoder, ["mcm"], examine=True)
+    evaluate(suite, encoder, ["mcm"], examine=True, seeds=[0, 1])
+    assert sum("cannot be read" in line for line in warnings) == 1  # By the doctor
+    warnings.clear()
+    result = evaluate(suite, encoder, ["mcm"], seeds=[0, 1])
+    assert [line for line in warnings if "cannot be read" in line] == [
+        "1 of 15 images of the set Id cannot be read and is left out. cat/2.png: it is text, not an image (it begins "
+        "with 'no picture'), whatever its name says.",
+        "1 of 6 images of the set Far cannot be read and is left out. noise/0.png: it is empty (0 bytes). Copy or "
+        "download it again.",
+    ]
     far = result.evaluations[2]
     assert (far.record["id_set"]["images"], far.record["id_set"]["unreadable"]) == (14, 1)
     assert (far.record["set"]["images"], far.record["set"]["unreadable"]) == (5, 1)
@@ -220,6 +246,10 @@ def test_corrupted_images_are_counted_and_left_out(
     for file in (root / "near" / "wolf").iterdir():
         file.write_bytes(b"no picture")
     with pytest.raises(ValueError, match="The set Near cannot be used: None of the 4 images can be read"):
+        evaluate(suite, encoder, ["mcm"])
+    for file in files(root / "id")[1:]:
+        Path(file).write_bytes(b"no picture")
+    with pytest.raises(ValueError, match="The set Id cannot be used: of its 15 images only one can be read"):
         evaluate(suite, encoder, ["mcm"])
 
 
@@ -260,6 +290,33 @@ def test_images_for_fitting_are_encoded_only_if_a_method_needs_them(
     assert sum(passes) == NUM_IMAGES - 12
 
 
+def test_labels_are_embedded_once(
+    evaluate: Evaluate, suite: dict[str, Any], clipn_encoder: DualEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts: list[int] = []
+    embed = DualEncoder._embed_texts
+
+    def counting(self: DualEncoder, encode: Any, kind: str, texts: list[str]) -> Any:
+        prompts.append(len(texts))
+        return embed(self, encode, kind, texts)
+
+    monkeypatch.setattr(DualEncoder, "_embed_texts", counting)
+    first = evaluate(suite, clipn_encoder, ["mcm", "atd"])
+    assert prompts == [3, 3]
+    # Another process finds them on disk.
+    again = DualEncoder(clipn_encoder.model, clipn_encoder.processor)
+    assert without_date(evaluate(suite, again, ["mcm", "atd"])) == without_date(first)
+    assert prompts == [3, 3]
+    # With more label sets than are kept in memory
+    monkeypatch.setattr(encoders, "MAX_CACHED_LABEL_SETS", 2)
+    suite["labels"] = {"draw": 2, "from": "id"}
+    del suite["fit"], suite["covariate_shift"]
+    evaluate(suite, again, ["mcm", "atd"], seeds=range(6))
+    assert prompts == [3, 3]
+    evaluate(suite, DualEncoder(again.model, again.processor), ["mcm"], use_cache=False, cache_dir=None)
+    assert prompts == [3, 3, 2]
+
+
 # The same results
 
 
@@ -298,7 +355,39 @@ def test_models_by_folder(evaluate: Evaluate, suite: dict[str, Any], encoder: Du
     in_suite = evaluate({**suite, "models": [str(clip_folder)]}, None, ["mcm"], device="cpu")
     assert by_folder.records[0]["metrics"] == evaluate(suite, encoder, ["mcm"]).records[0]["metrics"]
     assert by_folder.records[0]["metrics"] == in_suite.records[0]["metrics"]
-    assert by_folder.records[0]["model"]["id"] == str(clip_folder)
+    assert by_folder.records[0]["model"]["id"] == clip_folder.name
+
+
+def test_no_file_names_a_folder_and_models_of_one_name_are_told_apart(
+    evaluate: Evaluate, suite: dict[str, Any], clip_folder: Path, clipn_folder: Path, tmp_path: Path
+) -> None:
+    folders = [tmp_path / "a" / "model", tmp_path / "b" / "model", tmp_path / "c" / "model"]
+    for folder, original in zip(folders, (clip_folder, clipn_folder, clip_folder), strict=True):
+        shutil.copytree(original, folder)
+    output = tmp_path / "output"
+    result = evaluate(suite, folders, ["mcm"], device="cpu", output=output, examine=True)
+    # The third is the first, under another path.
+    assert len(result.records) == 6
+    assert {record["model"]["id"] for record in result.records} == {"model"}
+    assert len({record["model"]["weights_sha256"] for record in result.records}) == 2
+    assert len({record["scores"]["file"] for record in result.records}) == 6
+    texts = [path for path in output.rglob("*") if path.suffix in (".jsonl", ".json", ".md", ".csv", ".tex", ".yaml")]
+    assert len(texts) >= 7
+    for path in [*texts, output / "report.html"]:
+        assert str(tmp_path) not in path.read_text(encoding="utf-8"), path.name
+    index = yaml.safe_load((output / "model-index.yaml").read_text(encoding="utf-8"))
+    assert [entry["name"] for entry in index["model-index"]] == ["model", "model"]
+
+
+def test_a_model_that_cannot_be_loaded_is_named(
+    evaluate: Evaluate, suite: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError("There is no connection.")
+
+    monkeypatch.setattr(DualEncoder, "from_pretrained", fail)
+    with pytest.raises(OSError, match="The model org/clip cannot be loaded: There is no connection."):
+        evaluate(suite, "org/clip", ["mcm"])
 
 
 def test_a_saved_detector_is_evaluated_as_it_is(
@@ -358,7 +447,7 @@ def test_a_detector_that_is_not_fitted_stays_so(
     assert detector.fitted_on is None
 
 
-def test_features_need_no_model(evaluate: Evaluate, root: Path) -> None:
+def test_features_need_no_model(evaluate: Evaluate, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     generator = np.random.default_rng(0)
     text = np.eye(3, 8, dtype=np.float32)
     labels = np.repeat([0, 1, 2], 6)
@@ -393,9 +482,21 @@ def test_features_need_no_model(evaluate: Evaluate, root: Path) -> None:
     assert record["templates"] == ["a {}"]
     assert record["metrics"]["id_accuracy"]["value"] == 1
     assert record["metrics"]["auroc"]["value"] > 0.9
+    assert record["model"]["image_processor_sha256"] is None
     assert len(result.skipped) == 1
-    with pytest.raises(ValueError, match="made of features, which one model computed; leave `models` out"):
+    with pytest.raises(ValueError, match="made of features, which org/clip computed; name no other model"):
         evaluate(suite, "org/other", ["mcm"])
+
+    # The labels of the bank are examined, also where OOD classes are not in it.
+    np.savez(root / "more.npz", ood=text[:2], names=np.array(["Cat", "zebra"]), labels=np.array([0, 1]))
+    source = {"features": "more.npz", "images": "ood", "labels": "labels", "label_names": "names"}
+    suite["ood"].append({"name": "Classes", "group": "near", "source": source})  # type: ignore[attr-defined]
+    checks = {finding.check for finding in evaluate(suite, None, ["mcm"], examine=True).findings}
+    assert "id-ood-overlap" in checks
+    examined = []
+    monkeypatch.setattr(benchmark, "examine_labels", lambda *arguments: examined.append(arguments) or [])
+    evaluate(suite, None, ["mcm"], examine=True)
+    assert [(found[1], found[2] is None) for found in examined] == [(None, False), (["Cat", "zebra"], True)]
 
 
 # The doctor
@@ -414,6 +515,27 @@ def test_findings_come_with_the_result(
     twice = evaluate(suite, [encoder, encoder], ["mcm"], examine=True, seeds=[0, 1]).findings
     assert twice == findings
     assert evaluate(suite, encoder, ["mcm"]).findings == []
+
+
+def test_counts_are_examined(evaluate: Evaluate, suite: dict[str, Any], encoder: DualEncoder) -> None:
+    suite["labels"] = [*LABELS, "horse", "cow"]
+    suite["id"]["images"] = 15
+    suite["ood"][1] |= {"images": 5640, "limit": 5}
+    result = evaluate(suite, encoder, ["mcm"], examine=True)
+    found = {finding.check: finding for finding in result.findings}
+    assert "Far has 6 images, but 5,640 by the protocol" in found["image-count"].message
+    assert found["image-count"].items == ("Far",)
+    assert any(set(finding.items) == {"horse", "cow"} for finding in result.findings)
+    assert result.records[0]["id_set"]["expected"] == 15
+    assert (result.records[2]["set"]["expected"], result.records[2]["set"]["excluded"]) == (5640, 1)
+
+
+def test_after_an_error_results_are_called_wrong(
+    evaluate: Evaluate, suite: dict[str, Any], encoder: DualEncoder, root: Path, warnings: list[str]
+) -> None:
+    (root / "far" / "noise" / "6.png").write_bytes((root / "id" / "cat" / "0.png").read_bytes())
+    evaluate(suite, encoder, ["mcm"], examine=True)
+    assert sum("Results are wrong in this respect" in line for line in warnings) == 1
 
 
 def test_drawn_labels_are_examined_for_each_seed(
@@ -441,7 +563,7 @@ def test_drawn_labels_are_examined_for_each_seed(
 
 
 TEXTS = {"results.jsonl", "tables.md", "tables.csv", "tables.tex", "report.html", "doctor.json", "model-index.yaml"}
-OUTPUT = TEXTS | {"scores", "figures", ".eval_results"}
+OUTPUT = TEXTS | {"averages.json", "scores", "figures"}
 
 
 def test_output_folder(
@@ -471,6 +593,55 @@ def test_output_folder(
     assert {path: path.read_bytes() for path in (output / "scores").iterdir()} == first
 
 
+def test_a_new_run_leaves_nothing_of_an_earlier_one(
+    evaluate: Evaluate, suite: dict[str, Any], encoder: DualEncoder, tmp_path: Path
+) -> None:
+    output = tmp_path / "output"
+    evaluate(suite, encoder, ["mcm", "energy"], output=output)
+    entry = output / ".eval_results" / "clip" / "ood_detection_tiny_mcm.yaml"
+    entry.parent.mkdir(parents=True)
+    own = [output / name for name in ("notes.md", "figures/own.png", "scores/own.txt")]
+    for path in (*own, entry):
+        path.touch()
+    suite["ood"] = suite["ood"][:1]
+    result = evaluate(suite, encoder, ["msp"], output=output)
+    assert {f"scores/{path.name}" for path in (output / "scores").glob("*.safetensors")} == {
+        record["scores"]["file"] for record in result.records
+    }
+    assert not list(output.glob("figures/*-far.png"))
+    assert not (output / ".eval_results").exists()
+    assert all(path.exists() for path in own)
+
+
+def test_results_on_sets_of_the_hub_are_entries_for_it(
+    evaluate: Evaluate, suite: dict[str, Any], encoder: DualEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = []
+    monkeypatch.setattr(benchmark, "write_eval_results", lambda *_, dataset_id: written.append(dataset_id))
+    evaluate(suite, encoder, ["mcm"], output=tmp_path / "local")
+    assert not written
+    table = load_dataset("imagefolder", data_dir=str(tmp_path / "data" / "id"), split="train")
+    monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: table)
+    suite["id"]["source"] = {"hub": "org/pets", "label_column": "label"}
+    evaluate(suite, encoder, ["mcm"], output=tmp_path / "hub")
+    assert written == ["org/pets"]
+
+
+def test_tables_show_the_metrics_that_are_asked_for(
+    evaluate: Evaluate, suite: dict[str, Any], encoder: DualEncoder, tmp_path: Path
+) -> None:
+    suite["ood"].append({"name": "Farther", "group": "far", "source": {"imagefolder": "shifted"}})
+    del suite["covariate_shift"]
+    result = evaluate(suite, encoder, ["mcm"], output=tmp_path / "output", metrics=["oscr", "aupr_out"])
+    for name in ("tables.md", "tables.tex"):
+        table = (tmp_path / "output" / name).read_text(encoding="utf-8")
+        assert "OSCR" in table and "AUPR" in table and "FPR95" not in table
+    (average,) = read_averages(tmp_path / "output" / "averages.json")
+    assert (average["group"], set(average["metrics"])) == ("far", {"oscr", "aupr_out"})
+    assert result.averages == [average]
+    assert evaluate(suite, encoder, ["mcm"], seeds=[0, 1]).averages == []
+
+
 def test_outputs_can_be_compared(
     evaluate: Evaluate, suite: dict[str, Any], encoder: DualEncoder, tmp_path: Path
 ) -> None:
@@ -478,7 +649,7 @@ def test_outputs_can_be_compared(
     for output in outputs:
         evaluate(suite, encoder, [output.name], output=output)
     paths = [output / "results.jsonl" for output in outputs]
-    comparisons = compare(*paths, resamples=20, progress=False)
+    comparisons = compare(*paths, resamples=20, progress=False).comparisons
     assert [comparison.set for comparison in comparisons] == ["Shifted", "Near", "Far"]
     (_, _, shuffled) = (tmp_path / name for name in ("a", "b", "shuffled"))
     evaluate({**suite, "labels": LABELS[::-1]}, encoder, ["mcm"], output=shuffled)
@@ -538,9 +709,12 @@ def test_an_interrupted_run_goes_on_where_it_was(
     ("arguments", "message"),
     [
         ({"methods": ["mmc"]}, "There is no method 'mmc', did you mean 'mcm'\\? There are atd, .*"),
-        ({"methods": []}, "`methods` is empty; give at least one of atd"),
+        ({"methods": []}, "`methods` is empty; give at least one, such as .'mcm'.\\."),
         ({"models": []}, "`models` is empty"),
         ({"seeds": []}, "`seeds` is empty"),
+        ({"seeds": [-1]}, "`seeds` must not be negative, but one is -1"),
+        ({"metrics": ["aurok"]}, "aurok.* did you mean 'auroc'"),
+        ({"metrics": []}, "`metrics` is empty"),
         ({"resamples": -1}, "`resamples` must be a whole number"),
     ],
 )
@@ -556,6 +730,24 @@ def test_bad_arguments_are_refused_before_any_image_is_read(
     with pytest.raises(ValueError, match=message):
         evaluate(suite, **({"models": encoder} | arguments))
     assert not passes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"methods": "mcm"}, r"`methods` must be a list, such as \['mcm'\], got 'mcm'\."),
+        ({"metrics": "auroc"}, r"`metrics` must be a list, such as \['auroc'\], got 'auroc'\."),
+        ({"seeds": 3}, r"`seeds` must be a list, such as \[0\], got 3\."),
+        ({"seeds": ["a"]}, "`seeds` must be a list of whole numbers, but one is 'a'"),
+        ({"models": 3}, r"`models` must be a list, such as \['openai/clip-vit-base-patch16'\], got 3\."),
+        ({"models": [3]}, "`models` must be ids, folders, encoders or detectors, but one is int 3"),
+    ],
+)
+def test_arguments_of_other_types_are_refused(
+    evaluate: Evaluate, suite: dict[str, Any], encoder: DualEncoder, arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(TypeError, match=message):
+        evaluate(suite, **({"models": encoder} | arguments))
 
 
 def test_a_suite_with_a_typo_names_the_key(evaluate: Evaluate, suite: dict[str, Any], encoder: DualEncoder) -> None:

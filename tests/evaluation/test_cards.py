@@ -46,6 +46,16 @@ def test_seeds_are_averaged(seeds_result: Any) -> None:
     assert entry.metric_args == {"seeds": 3}
 
 
+def test_paths_are_not_given_away(result: Any, tmp_path: Path) -> None:
+    records = [record for record in result.records if record["model"]["id"] != CLIP]
+    half = [{**record, "model": {**record["model"], "dtype": "float16"}} for record in records]
+    index = eval_results_to_model_index("clipn-tiny", model_index([*records, *half]))
+    assert "clipn-tiny (dtype float16)" in str(index) and "/data" not in str(index)
+    write_eval_results(tmp_path, [*records, *half], "org/benchmark")
+    for path in tmp_path.rglob("*.yaml"):
+        assert "/data" not in path.read_text("utf-8")
+
+
 def test_a_card_is_of_one_model(result: Any) -> None:
     with pytest.raises(ValueError, match="`records` are of several models .*; give those of one"):
         model_index(result.records)
@@ -56,20 +66,28 @@ def test_a_card_is_of_one_model(result: Any) -> None:
 
 
 def test_eval_results(result: Any, tmp_path: Path) -> None:
-    write_eval_results(tmp_path, of_clip(result))
+    write_eval_results(tmp_path, of_clip(result), "org/benchmark")
     files = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file())
     assert files == [f".eval_results/ood_detection_cifar10_{method}.yaml" for method in ("atd", "energy", "mcm")]
-    entries = parse_eval_result_entries(yaml.safe_load((tmp_path / files[2]).read_text(encoding="utf-8")))
-    assert len({(entry.dataset_id, entry.task_id) for entry in entries}) == len(entries) == 6
-    fpr = next(entry for entry in entries if entry.task_id == "ood_detection_fpr95_mnist")
+    entries = [
+        entry
+        for file in files
+        for entry in parse_eval_result_entries(yaml.safe_load((tmp_path / file).read_text(encoding="utf-8")))
+    ]
+    assert len({(entry.dataset_id, entry.task_id) for entry in entries}) == len(entries) == 18
+    fpr = next(entry for entry in entries if entry.task_id == "ood_detection_fpr95_mcm_cifar10_mnist")
     assert fpr.notes == "FPR95 of mcm, ID positive, exact rule, CIFAR-10 against MNIST"
-    assert fpr.dataset_id == "cifar10"
-    write_eval_results(tmp_path, of_clip(result), dataset_id="org/benchmark")
-    assert yaml.safe_load((tmp_path / files[0]).read_text(encoding="utf-8"))[0]["dataset"]["id"] == "org/benchmark"
+    assert {entry.dataset_id for entry in entries} == {"org/benchmark"}
+
+
+@pytest.mark.parametrize("name", ["data/imagenet/val", "", "my suite", "/data", "./data", "../data", "C:\\data"])
+def test_eval_results_belong_to_a_dataset_on_the_hub(result: Any, tmp_path: Path, name: str) -> None:
+    write_eval_results(tmp_path, of_clip(result), name)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_eval_results_of_several_models_do_not_mix(result: Any, tmp_path: Path) -> None:
-    write_eval_results(tmp_path, result.records)
+    write_eval_results(tmp_path, result.records, "org/benchmark")
     folder = tmp_path / ".eval_results"
     assert sorted(path.name for path in folder.iterdir()) == ["clipn-tiny", "openai_clip-vit-base-patch16"]
     assert all(len(list(path.iterdir())) == 3 for path in folder.iterdir())
@@ -78,6 +96,9 @@ def test_eval_results_of_several_models_do_not_mix(result: Any, tmp_path: Path) 
 def test_methods_of_like_names_get_files_of_their_own(result: Any, tmp_path: Path) -> None:
     records = [record for record in of_clip(result) if record["method"] == "mcm"]
     others = [{**record, "method": "MCM"} for record in records]
-    write_eval_results(tmp_path, [*records, *others])
-    names = sorted(path.name for path in (tmp_path / ".eval_results").iterdir())
-    assert names == ["ood_detection_cifar10_mcm.yaml", "ood_detection_cifar10_mcm_2.yaml"]
+    write_eval_results(tmp_path, [*records, *others], "org/benchmark")
+    files = sorted((tmp_path / ".eval_results").iterdir())
+    assert [path.name for path in files] == ["ood_detection_cifar10_mcm.yaml", "ood_detection_cifar10_mcm_2.yaml"]
+    tasks = [entry["dataset"]["task_id"] for path in files for entry in yaml.safe_load(path.read_text("utf-8"))]
+    assert len(set(tasks)) == len(tasks) == 12
+    assert {"ood_detection_auroc_mcm_cifar10_mnist", "ood_detection_auroc_mcm_cifar10_mnist_2"} <= set(tasks)

@@ -30,14 +30,19 @@ def on(result: Any, name: str) -> list[Any]:
     return [evaluation for evaluation in result.evaluations if evaluation.record["set"]["name"] == name]
 
 
+def legend_of(figure: Any) -> Any:
+    (legend,) = figure.legends
+    return legend
+
+
 def texts(figure: Any) -> list[str]:
     (axes,) = figure.axes
     found = [text.get_text() for text in axes.texts]
     found += [axes.get_xlabel(), axes.get_ylabel(), *(label.get_text() for label in axes.get_xticklabels())]
     found += [label.get_text() for label in axes.get_yticklabels()]
-    if axes.get_legend() is not None:
-        found += [axes.get_legend().get_title().get_text()]
-        found += [text.get_text() for text in axes.get_legend().get_texts()]
+    for legend in figure.legends:
+        found += [legend.get_title().get_text()]
+        found += [text.get_text() for text in legend.get_texts()]
     return found
 
 
@@ -52,6 +57,11 @@ def test_the_threshold_keeps_its_share() -> None:
     assert threshold_at([3.0, 3.0, 3.0], 0.95) == 3
     assert threshold_at(np.arange(1, 21), 0.95) == 19
     assert threshold_at([1.0, 2.0], 1.0) == 2
+    generator = np.random.default_rng(0)
+    for images in (1, 7, 20, 40, 60, 101):
+        id_scores, ood_scores = generator.integers(0, 30, (2, images)) / 7
+        accepted = (ood_scores <= threshold_at(id_scores, 0.95)).mean()
+        assert accepted == fpr_at_tpr(id_scores, ood_scores, tpr=0.95)
 
 
 def test_histograms_show_shares_and_the_threshold(result: Any) -> None:
@@ -96,7 +106,7 @@ def test_roc_curves_have_the_area_and_the_point_of_the_metrics(result: Any) -> N
         fpr = fpr_at_tpr(evaluation.id_scores, evaluation.ood_scores)
         assert point.get_xdata()[0] == pytest.approx(100 * fpr)
         assert point.get_ydata()[0] >= 95
-    legend = [text.get_text() for text in axes.get_legend().get_texts()]
+    legend = [text.get_text() for text in legend_of(figure).get_texts()]
     assert legend[0].endswith("atd, clipn-tiny")
     assert "OOD images accepted, % (FPR, ID positive)" in texts(figure)
 
@@ -107,9 +117,9 @@ def test_curves_are_named_by_what_differs(result: Any) -> None:
         for evaluation in result.evaluations
         if evaluation.record["method"] == "mcm" and "clip-vit" in evaluation.record["model"]["id"]
     ]
-    names = [text.get_text() for text in draw_roc(alone[:3]).axes[0].get_legend().get_texts()]
+    names = [text.get_text() for text in legend_of(draw_roc(alone[:3])).get_texts()]
     assert sorted(name.split("  ")[1] for name in names) == ["CIFAR-100 part", "MNIST", "Textures & more"]
-    assert draw_roc(alone[:1]).axes[0].get_legend().get_texts()[0].get_text().endswith("mcm")
+    assert legend_of(draw_roc(alone[:1])).get_texts()[0].get_text().endswith("mcm")
 
 
 def test_risk_coverage_ends_at_the_error_rate(result: Any) -> None:
@@ -118,6 +128,34 @@ def test_risk_coverage_ends_at_the_error_rate(result: Any) -> None:
     wrong = 100 * (evaluation.id_predictions != evaluation.id_labels).mean()
     assert line.get_xdata()[-1] == 100
     assert line.get_ydata()[-1] == pytest.approx(wrong)
+
+
+def test_rates_of_errors_end_at_all(result: Any) -> None:
+    evaluation = on(result, "MNIST")[0]
+    hopeless = dataclasses.replace(evaluation, id_predictions=evaluation.id_labels + 1)
+    assert draw_risk_coverage([hopeless]).axes[0].get_ylim() == (0, 100)
+    perfect = dataclasses.replace(evaluation, id_predictions=evaluation.id_labels)
+    assert draw_risk_coverage([perfect]).axes[0].get_ylim() == (0, 1)
+
+
+@pytest.mark.parametrize("draw", [draw_roc, draw_risk_coverage])
+def test_the_legend_covers_no_curve(result: Any, draw: Any) -> None:
+    figure = draw(on(result, "MNIST"))
+    save(figure)
+    assert legend_of(figure).get_window_extent().x0 > figure.axes[0].get_window_extent().x1
+    # Nor is it cut off.
+    assert legend_of(figure).get_window_extent().x1 <= figure.bbox.x1
+
+
+def test_the_seed_is_in_the_figure(seeds_result: Any) -> None:
+    for seed in (0, 2):
+        own = [evaluation for evaluation in on(seeds_result, "MNIST") if evaluation.record["seed"] == seed]
+        for figure in (draw_roc(own), draw_risk_coverage(own), draw_histograms(own[0])):
+            assert any(f", seed {seed}" in text for text in texts(figure))
+    # Where there are several, each curve says which is its own.
+    legend = legend_of(draw_roc(on(seeds_result, "MNIST")[:6]))
+    assert "seed" not in legend.get_title().get_text()
+    assert all("seed" in text.get_text() for text in legend.get_texts())
 
 
 def test_heat_map_shows_the_numbers_of_the_table(result: Any) -> None:
@@ -144,9 +182,11 @@ def test_figures_are_bounded(make_result: Any) -> None:
     assert figure.axes[0].images[0].get_array().shape == (figures.MAX_HEAT_MAP_ROWS, figures.MAX_HEAT_MAP_SETS)
     assert "the 24 hardest of 30 sets" in figure.axes[0].get_xlabel()
     assert "the 40 best of 45 rows" in figure.axes[0].get_xlabel()
-    legend = draw_roc(on(result, "set 0")).axes[0].get_legend()
+    legend = legend_of(draw_roc(on(result, "set 0")))
     assert len(legend.get_texts()) == figures.MAX_CURVES
-    assert legend.get_title().get_text() == "AUROC, %; the 8 best of 45"
+    assert legend.get_title().get_text() == "AUROC, %, the 12 best of 45, seed 0"
+    lines = [(line.get_color(), line.get_linestyle(), line._dash_pattern) for line in legend.get_lines()]
+    assert len(set(map(str, lines))) == figures.MAX_CURVES
 
 
 def test_many_points_are_thinned(result: Any) -> None:
@@ -178,7 +218,7 @@ def test_names_of_any_kind(result: Any, name: str) -> None:
             draw_heat_map([evaluation.record, other.record]),
         ):
             save(figure)
-    assert len(draw_roc([evaluation, other]).axes[0].get_legend().get_texts()) == 2
+    assert len(legend_of(draw_roc([evaluation, other])).get_texts()) == 2
 
 
 def test_the_same_results_give_the_same_picture(result: Any) -> None:

@@ -126,6 +126,18 @@ def test_other_colours_are_no_copy() -> None:
     assert find_pairs([scene(0), Image.merge("RGB", (red, green, green))]) == set()
 
 
+def test_grey_squares_are_no_copy_of_darker_coloured_ones() -> None:
+    places = np.arange(64) // 8
+    squares = ((places[:, None] + places) % 2).astype(bool)
+    noise = np.random.default_rng(0).integers(0, 8, (64, 64, 1), dtype=np.uint8)
+    orange, grey = (
+        Image.fromarray(np.where(squares[..., None], light, dark).astype(np.uint8) - noise)
+        for light, dark in (([250, 140, 20], [10, 10, 10]), ([250, 250, 250], [180, 180, 180]))
+    )
+    assert find_pairs([orange, grey]) == set()
+    assert find_pairs([orange, orange.convert("L").convert("RGB")]) == {(0, 1)}
+
+
 def test_one_pair_per_image_and_set() -> None:
     originals = [scene(seed) for seed in range(3)]
     images = [*originals, *originals, scene(9), originals[0], originals[1]]

@@ -37,6 +37,8 @@ def test_the_file_of_the_package_is_read() -> None:
     assert atd.results["iNaturalist"] == {"fpr95": 19.11, "auroc": 96.20}
     assert atd.fpr_positive == "id"
     assert atd.source
+    (negrefine,) = published_results("imagenet1k", "NegRefine")
+    assert (dict(negrefine.results), negrefine.average) == ({}, {"auroc": 91.79})
     assert published_results("no such suite") == []
     assert {result.benchmark for result in published_results()} >= {"imagenet1k"}
 

@@ -60,6 +60,16 @@ def test_suite_is_valid_and_explains_itself(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SUITES)
+def test_counts_are_those_of_the_protocol(name: str) -> None:
+    suite = load_suite(name)
+    assert suite.protocol is not None
+    counts = {image_set.name: image_set.images for image_set in suite.sets if image_set.images is not None}
+    assert all(f"{count:,}" in suite.protocol for count in counts.values())
+    # Other suites take what there is.
+    assert counts or name in ("emoji", "emoji-openmoji", "cifar10", "tiny-imagenet")
+
+
+@pytest.mark.parametrize("name", SUITES)
 def test_paths_stay_below_the_data_root(name: str) -> None:
     for image_set in load_suite(name).sets:
         source = image_set.source
@@ -148,6 +158,8 @@ def test_published_averages_are_those_of_the_sets() -> None:
 
 def test_local_suite_loads(local_data: SuiteData) -> None:
     labels = local_data.labels
+    for image_set in (local_data.id, *local_data.ood):
+        assert image_set.num_expected in (None, image_set.num_available)
     assert len(set(labels)) == len(labels)
     id_labels = local_data.id.labels
     assert id_labels is not None and set(id_labels) == set(range(len(labels)))
@@ -249,5 +261,5 @@ def test_openood_lists_number_the_labels(tmp_path: Path) -> None:
 
 
 def test_missing_data_are_explained(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="image-net.org"):
+    with pytest.raises(FileNotFoundError, match="What the suite needs, and where it comes from, is in .*README.md.$"):
         load_suite_data("imagenet1k", data_root=tmp_path)

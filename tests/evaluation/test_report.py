@@ -82,8 +82,13 @@ def test_it_says_what_was_evaluated_and_how(page: tuple[str, Page]) -> None:
     assert "/data/me" not in parsed.text
 
 
-def test_unreadable_images_are_counted(page: tuple[str, Page]) -> None:
-    assert re.search(r"<td>MNIST</td><td>far</td><td>[^<]*</td><td class=\"n\">40</td><td class=\"n\">3</td>", page[0])
+def test_images_are_counted(page: tuple[str, Page]) -> None:
+    counts = "".join(f'<td class="n">{count}</td>' for count in ("40", "3", "7", "10,000", "3" * 12))
+    assert re.search(f"<td>MNIST</td><td>far</td><td>[^<]*</td>{counts}", page[0])
+    # Of the ID images, the record does not say how many were left out.
+    counts = "".join(f'<td class="n">{count}</td>' for count in ("80", "0", "", ""))
+    assert f"<td>CIFAR-10</td><td>ID</td><td></td>{counts}" in page[0]
+    assert "3 unreadable images of MNIST were left out." in page[1].text
 
 
 def test_numbers_are_those_of_the_records(page: tuple[str, Page], result: Any) -> None:
@@ -188,6 +193,39 @@ def test_embeddings_without_pixels_are_named(seeds_result: Any, tmp_path: Path) 
     assert "± is the standard deviation over 3 seeds." in parsed.text
 
 
+def test_intervals_of_averages_are_shown(result: Any, tmp_path: Path) -> None:
+    names = ("suite", "suite_sha256", "convention", "model", "method", "settings", "templates", "no_templates", "seed")
+    entry = {
+        **{name: result.records[0][name] for name in names},
+        "group": "far",
+        "sets": ["MNIST", "Textures & more"],
+        "metrics": {"auroc": {"value": 0.5, "low": 0.111, "high": 0.999}},
+    }
+    spread = '<span class="spread">[11.1, 99.9]</span>'
+    assert spread not in write(tmp_path / "report.html", result, max_tiles=0)[0]
+    given = dataclasses.replace(result, averages=[entry])
+    assert write(tmp_path / "report.html", given, max_tiles=0)[0].count(spread) == 1
+
+
+def test_the_best_method_says_by_what(make_result: Any, tmp_path: Path) -> None:
+    result = make_result(models=["clip"], methods=["mcm", "atd"], resamples=0, pixels=False)
+    values = {("mcm", "near"): 0.7, ("mcm", "far"): 0.9, ("atd", "near"): 0.6, ("atd", "far"): 0.99}
+    for record in result.records:
+        if "auroc" in record["metrics"] and record["set"]["group"] != "covariate-shift":
+            record["metrics"]["auroc"]["value"] = values[record["method"], record["set"]["group"]]
+    _, parsed = write(tmp_path / "report.html", result)
+    assert "Best method of each model" in parsed.text
+    # 80 against 79.5 in the mean.
+    assert "mcm with clip: AUROC near OOD 70.0, far OOD 90.0 (atd: 99.0)" in parsed.text
+    assert "Best is the highest mean of near and far OOD, both counted alike" in parsed.text
+    assert "The choice was made on these very sets" in parsed.text
+    alone = dataclasses.replace(
+        result, evaluations=[each for each in result.evaluations if each.record["method"] == "atd"]
+    )
+    _, parsed = write(tmp_path / "report.html", alone)
+    assert "In short" in parsed.text and "The choice was made" not in parsed.text
+
+
 def test_no_tiles_on_request(result: Any, tmp_path: Path) -> None:
     _, parsed = write(tmp_path / "report.html", result, max_tiles=0)
     assert not any(source.startswith("data:image/jpeg") for source in parsed.sources)
@@ -217,6 +255,9 @@ def test_published_results_come_on_request(make_result: Any, tmp_path: Path) -> 
         models=["clip"], methods=["mcm"], sets={"far": ["iNaturalist"]}, name="imagenet1k", pixels=False
     )
     assert "Published" not in write(tmp_path / "report.html", result)[1].text
+    other = dataclasses.replace(result, suite=dataclasses.replace(result.suite, name="mine"))
+    text = write(tmp_path / "report.html", other, published=True)[1].text
+    assert "No published results on the suite mine are known here" in text
     text = write(tmp_path / "report.html", result, published=True)[1].text
     assert "Published" in text and "19.11" in text and "arXiv 2308.12213" in text
 

@@ -1,26 +1,33 @@
 # Copyright 2026 The clipn-hf authors
 # SPDX-License-Identifier: Apache-2.0
-"""Records on disk, metrics with intervals that share their draws, and paired comparisons."""
+"""Records on disk, metrics and averages with intervals that share their draws."""
 
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from clipn_hf.evaluation.metrics import auroc, bootstrap_interval, fpr_at_tpr
+from clipn_hf.evaluation.metrics import auroc, bootstrap_interval
 from clipn_hf.evaluation.results import (
     ID_METRICS,
     METRICS,
     OOD_METRICS,
+    SHIFT,
+    SHIFT_METRICS,
+    Draws,
     Evaluation,
-    compare,
+    average_intervals,
     load_scores,
     measure,
+    read_averages,
     read_records,
+    resample_metrics,
     save_scores,
+    write_averages,
     write_records,
 )
 
@@ -62,7 +69,9 @@ def build_record(**changes: Any) -> dict[str, Any]:
     return record | changes
 
 
-def build_evaluation(record: dict[str, Any], scores: dict[str, np.ndarray]) -> Evaluation:
+def build_evaluation(
+    record: dict[str, Any], scores: dict[str, np.ndarray], ood_labels: list[int] | None = None
+) -> Evaluation:
     return Evaluation(
         record=record,
         **scores,
@@ -70,30 +79,9 @@ def build_evaluation(record: dict[str, Any], scores: dict[str, np.ndarray]) -> E
         id_rows=np.arange(len(scores["id_scores"])),
         ood_rows=np.arange(len(scores["ood_scores"])),
         id_set=None,  # type: ignore[arg-type]
-        ood_set=None,  # type: ignore[arg-type]
+        ood_set=SimpleNamespace(labels=ood_labels),  # type: ignore[arg-type]
         labels=["a", "b", "c"],
     )
-
-
-Save = Callable[..., Path]
-
-
-@pytest.fixture
-def save(tmp_path: Path) -> Save:
-    """Write an output folder of some records with their scores, and return its results.jsonl."""
-
-    def save(name: str, *pairs: tuple[dict[str, Any], dict[str, np.ndarray]]) -> Path:
-        folder = tmp_path / name
-        folder.mkdir()
-        records = []
-        for record, scores in pairs:
-            found = measure(OOD_METRICS, **scores, resamples=0)
-            record = {**record, "metrics": found}
-            records.append({**record, "scores": save_scores(build_evaluation(record, scores), folder)})
-        write_records(folder / "results.jsonl", records)
-        return folder / "results.jsonl"
-
-    return save
 
 
 # Metrics
@@ -116,7 +104,65 @@ def test_intervals_are_those_of_the_bootstrap_of_each_metric(name: str) -> None:
         assert found["value"] == 1 - expected.estimate
         assert (found["low"], found["high"]) == pytest.approx((1 - expected.high, 1 - expected.low))
     else:
-        assert found == {"value": expected.estimate, "low": expected.low, "high": expected.high}
+        # Sums of floats may be taken in another order.
+        assert list(found.values()) == pytest.approx(list(expected), rel=1e-13)
+
+
+@pytest.mark.parametrize("shift", [-9.0, 0.0, 9.0])
+@pytest.mark.parametrize("decimals", [0, 6])
+@pytest.mark.parametrize("images", [(1, 1), (1, 30), (40, 1), (60, 90)])
+def test_looking_only_where_runs_of_scores_end_changes_nothing(
+    images: tuple[int, int], decimals: int, shift: float
+) -> None:
+    """Also where the two sets are apart, and where many or no scores are equal."""
+    generator = np.random.default_rng(8)
+    id_images, ood_images = images
+    data = {
+        "id_scores": generator.normal(0, 1, id_images).round(decimals),
+        "ood_scores": generator.normal(shift, 1, ood_images).round(decimals),
+        "predictions": generator.integers(0, 2, id_images),
+        "labels": generator.integers(0, 2, id_images),
+    }
+    found = resample_metrics(METRICS, *data.values(), resamples=30, seed=1)  # type: ignore[arg-type]
+    for name, metric in METRICS.items():
+        own = {key: data[key] for key in data if key != "ood_scores" or metric.needs_ood}
+        own = {key: value for key, value in own.items() if metric.needs_labels or key not in ("predictions", "labels")}
+        if name == "id_accuracy":
+            del own["id_scores"]
+        for confidence in (0.1, 0.5, 0.9):
+            expected = bootstrap_interval(
+                metric.function, **own, resamples=30, seed=1, confidence=confidence, **metric.arguments
+            )
+            values = 1 - found[name] if metric.complement else found[name]
+            ends = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
+            assert ends == pytest.approx([expected.low, expected.high], rel=1e-12, abs=1e-12), name
+
+
+def test_shared_draws_change_no_digit() -> None:
+    draws = Draws()
+    for seed in (0, 1, 0):
+        for ood_images in (50, 20):
+            scores = draw(seed, ood_images=ood_images)
+            assert measure(METRICS, **scores, resamples=40, seed=seed, draws=draws) == measure(
+                METRICS, **scores, resamples=40, seed=seed, draws=Draws(max_bytes=0)
+            )
+
+
+def test_draws_are_made_once_as_long_as_there_is_room() -> None:
+    draws = Draws(max_bytes=300)
+    first = np.concatenate(list(draws.counts(10, 20, 3, 0, rows=7)))
+    assert first.shape == (20, 10) and (first.sum(axis=1) == 10).all()
+    again = list(draws.counts(10, 20, 3, 0, rows=5))
+    assert [len(chunk) for chunk in again] == [5, 5, 5, 5]
+    assert all(chunk.base is again[0].base for chunk in again)
+    np.testing.assert_array_equal(np.concatenate(again), first)
+    # These have no room left.
+    unknown = list(draws.counts(10, 20, 3, 1, rows=5))
+    repeated = draws.counts(10, 20, 3, 1, rows=5)
+    assert not any(np.shares_memory(*both) for both in zip(unknown, repeated, strict=True))
+    other = [np.concatenate(list(draws.counts(10, 20, 3, 1, rows=rows))) for rows in (3, 20)]
+    np.testing.assert_array_equal(*other)
+    assert (other[0] != first).any()
 
 
 def test_id_metrics_need_no_other_set() -> None:
@@ -142,6 +188,95 @@ def test_scores_with_nan_are_refused() -> None:
     scores["id_scores"][3] = np.nan
     with pytest.raises(ValueError, match="NaN in 1 of 80 scores"):
         measure(OOD_METRICS, **scores, resamples=5)
+
+
+# Averages
+
+
+def evaluations(*sets: tuple[str, str, dict[str, np.ndarray]], **changes: Any) -> list[Evaluation]:
+    return [
+        build_evaluation(build_record(set=describe(name, group), **changes), scores) for name, group, scores in sets
+    ]
+
+
+def describe(name: str, group: str) -> dict[str, Any]:
+    return {"name": name, "group": group, "images": 50, "unreadable": 0, "sha256": name, "note": ""}
+
+
+def test_averages_draw_the_id_images_once_and_each_set_by_itself() -> None:
+    one, two = draw(0), draw(0)
+    two["ood_scores"] = draw(5, ood_images=50)["ood_scores"]
+    (entry,) = average_intervals(evaluations(("B", "far", two), ("A", "far", one)), ["auroc"], resamples=200)
+    generators = [np.random.default_rng([0, stream]) for stream in (0, 1, 2)]
+    id_draws, *ood_draws = (
+        generator.integers(images, size=(200, images))
+        for generator, images in zip(generators, (80, 50, 50), strict=True)
+    )
+    drawn = [
+        np.mean(
+            [
+                auroc(scores["id_scores"][id_draws[row]], scores["ood_scores"][ood_draws[position][row]])
+                for position, scores in enumerate((one, two))
+            ]
+        )
+        for row in range(200)
+    ]
+    value = (auroc(one["id_scores"], one["ood_scores"]) + auroc(two["id_scores"], two["ood_scores"])) / 2
+    found = entry["metrics"]["auroc"]
+    assert found["value"] == pytest.approx(value)
+    assert (found["low"], found["high"]) == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])))
+    assert (entry["group"], entry["sets"]) == ("far", ["A", "B"])
+    assert entry["bootstrap"] == {"resamples": 200, "confidence": 0.95, "seed": 0}
+
+
+def test_the_order_of_the_sets_does_not_change_an_average() -> None:
+    sets = [(name, "near", draw(seed)) for seed, name in enumerate("abc")]
+    assert average_intervals(evaluations(*sets), resamples=20) == average_intervals(
+        evaluations(*sets[::-1]), resamples=20
+    )
+
+
+def test_averages_are_of_one_row_and_group() -> None:
+    sets = [("a", "near", draw(1)), ("b", "near", draw(2)), ("c", "far", draw(3))]
+    shifted = [("d", SHIFT, draw(4)), ("e", SHIFT, draw(5))]
+    every = evaluations(*sets, *shifted) + evaluations(*sets, method="atd") + evaluations(*sets, seed=1)
+    found = average_intervals(every, ["fpr95", "id_accuracy", "auroc_full_spectrum"], resamples=9)
+    assert [(entry["method"], entry["seed"], entry["group"]) for entry in found] == [
+        ("mcm", 0, "near"),
+        ("mcm", 0, SHIFT),
+        ("atd", 0, "near"),
+        ("mcm", 1, "near"),
+    ]
+    assert [list(entry["metrics"]) for entry in found] == [["fpr95"], list(SHIFT_METRICS), ["fpr95"], ["fpr95"]]
+    assert average_intervals(every, resamples=0) == []
+    with pytest.raises(ValueError, match="`resamples` must be a whole number"):
+        average_intervals(every, resamples=-1)
+
+
+def test_averages_survive_the_disk(tmp_path: Path) -> None:
+    averages = average_intervals(evaluations(("a", "near", draw(1)), ("b", "near", draw(2))), resamples=9)
+    path = tmp_path / "averages.json"
+    write_averages(path, averages)
+    assert read_averages(path) == averages
+    write_averages(path, [])
+    assert read_averages(path) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[{", "no complete file of averages"),
+        ("[NaN]", "no complete file of averages"),
+        ("{}", "must hold a list of averages, got dict"),
+        ('[{"schema_version": 2}]', "Average 0 of .* has schema_version 2"),
+        ('[{"schema_version": 1}]', "Average 0 of .* lacks `suite`"),
+    ],
+)
+def test_other_files_are_no_averages(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "averages.json"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(ValueError, match=message):
+        read_averages(path)
 
 
 # Records
@@ -191,6 +326,16 @@ def test_files_without_records_are_refused(tmp_path: Path, content: bytes, messa
         read_records(tmp_path / "results.jsonl")
 
 
+def test_the_folder_of_records_is_enough(tmp_path: Path) -> None:
+    write_records(tmp_path / "results.jsonl", [build_record()])
+    assert read_records(tmp_path) == [build_record()]
+    (tmp_path / "other").mkdir()
+    with pytest.raises(FileNotFoundError, match="The folder .*other has no results.jsonl; name the output of an eval"):
+        read_records(tmp_path / "other")
+    with pytest.raises(FileNotFoundError, match="There is no file .*missing.jsonl; name the results.jsonl of an eval"):
+        read_records(tmp_path / "missing.jsonl")
+
+
 # Scores
 
 
@@ -206,6 +351,12 @@ def test_scores_survive_the_disk(tmp_path: Path) -> None:
     for name, values in scores.items():
         np.testing.assert_array_equal(found[name], values)
         assert found[name].dtype == values.dtype
+
+
+def test_labels_of_shifted_images_are_kept(tmp_path: Path) -> None:
+    labels = np.random.default_rng(0).integers(0, 3, 50)
+    saved = save_scores(build_evaluation(build_record(), draw(), labels.tolist()), tmp_path)
+    np.testing.assert_array_equal(load_scores(build_record(scores=saved), tmp_path)["ood_labels"], labels)
 
 
 def test_every_evaluation_has_a_file_of_its_own(tmp_path: Path) -> None:
@@ -228,107 +379,3 @@ def test_scores_that_were_changed_are_refused(tmp_path: Path) -> None:
         load_scores(record, tmp_path)
     with pytest.raises(ValueError, match="were not kept; evaluate again with a folder"):
         load_scores(build_record(), tmp_path)
-
-
-# Comparisons
-
-
-def test_the_same_images_are_drawn_for_both(save: Save) -> None:
-    first, second = draw(0), draw(0)
-    second["ood_scores"] = second["ood_scores"] + np.float32(0.5)
-    a = save("a", (build_record(), first))
-    b = save("b", (build_record(method="atd"), second))
-    (comparison,) = compare(a, b, resamples=300, seed=5, progress=False)
-    pairs = {name: np.stack([first[name], second[name]], axis=1) for name in ("id_scores", "ood_scores")}
-
-    def difference(id_scores: np.ndarray, ood_scores: np.ndarray) -> float:
-        return auroc(id_scores[:, 1], ood_scores[:, 1]) - auroc(id_scores[:, 0], ood_scores[:, 0])
-
-    expected = bootstrap_interval(difference, **pairs, resamples=300, seed=5)
-    assert (comparison.difference, comparison.low, comparison.high) == pytest.approx(tuple(expected), abs=1e-12)
-    assert comparison.difference == comparison.value_b - comparison.value_a
-    assert (comparison.a, comparison.b) == ("org/model mcm", "org/model atd")
-    assert comparison.low > 0
-    assert comparison.p_value == pytest.approx(2 / 301)
-
-
-def test_direction_and_metric(save: Save) -> None:
-    a = save("a", (build_record(), draw(0)))
-    b = save("b", (build_record(), draw(1)))
-    forward, backward = (compare(*files, "fpr95", resamples=200, progress=False)[0] for files in ((a, b), (b, a)))
-    scores = draw(1)
-    assert forward.value_b == fpr_at_tpr(scores["id_scores"], scores["ood_scores"])
-    assert forward.difference == -backward.difference
-    assert (forward.low, forward.high) == pytest.approx((-backward.high, -backward.low))
-    assert forward.p_value == backward.p_value
-
-
-def test_nothing_differs_from_itself(save: Save) -> None:
-    a = save("a", (build_record(), draw()))
-    for metric in METRICS:
-        if metric in OOD_METRICS:
-            (comparison,) = compare(a, a, metric, resamples=20, progress=False)
-            assert comparison.difference == comparison.low == comparison.high == 0
-            assert comparison.p_value == 1
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"labels": {"count": 4, "sha256": "9" * 64}}, "the class lists \\(3 and 4 labels"),
-        ({"id_set": {"name": "ID", "images": 81, "unreadable": 0, "sha256": "9" * 64}}, "the ID images \\(80 and 81"),
-        (
-            {"set": {"name": "Far away", "group": "far", "images": 50, "unreadable": 0, "sha256": "9", "note": ""}},
-            "the images of Far away \\(50 and 50",
-        ),
-    ],
-)
-def test_other_data_cannot_be_compared(save: Save, change: dict[str, Any], message: str) -> None:
-    a = save("a", (build_record(), draw()))
-    b = save("b", (build_record(**change), draw()))
-    with pytest.raises(ValueError, match=f"cannot be compared on tiny/Far away \\(seed 0\\), .*{message}"):
-        compare(a, b, progress=False)
-
-
-def test_records_are_paired_by_what_both_files_have(save: Save) -> None:
-    other = {"id": "org/other", "weights_sha256": "5" * 64}
-    both = save("both", (build_record(), draw(0)), (build_record(method="atd"), draw(1)))
-    others = save("others", (build_record(model=other, method="atd"), draw(2)), (build_record(model=other), draw(3)))
-    found = [(comparison.a, comparison.b) for comparison in compare(both, others, resamples=9, progress=False)]
-    assert found == [("org/model mcm", "org/other mcm"), ("org/model atd", "org/other atd")]
-
-    one = save("one", (build_record(method="atd"), draw(4)))
-    found = [(comparison.a, comparison.b) for comparison in compare(both, one, resamples=9, progress=False)]
-    assert found == [("org/model atd", "org/model atd")]
-
-    strange = save("strange", (build_record(method="energy", model=other), draw(5)))
-    with pytest.raises(ValueError, match="Several records of .*both.* and .*strange.* could be compared"):
-        compare(both, strange, progress=False)
-
-
-def test_files_without_common_sets_are_refused(save: Save) -> None:
-    a = save("a", (build_record(), draw()))
-    b = save("b", (build_record(seed=1), draw()))
-    with pytest.raises(ValueError, match="no suite, set and seed in common: .* has tiny/Far away \\(seed 0\\) and"):
-        compare(a, b, progress=False)
-
-
-def test_tampered_scores_cannot_be_compared(save: Save) -> None:
-    a = save("a", (build_record(), draw()))
-    b = save("b", (build_record(method="atd"), draw(1)))
-    (file,) = (b.parent / "scores").iterdir()
-    file.write_bytes(file.read_bytes() + b" ")
-    with pytest.raises(ValueError, match="atd on Far away in .* are not those of the record"):
-        compare(a, b, progress=False)
-
-
-def test_bad_arguments_of_compare(save: Save, tmp_path: Path) -> None:
-    a = save("a", (build_record(), draw()))
-    with pytest.raises(ValueError, match="`metric` must be one of auroc, .*, got 'auc'"):
-        compare(a, a, "auc")
-    with pytest.raises(ValueError, match="`resamples` must be at least 1"):
-        compare(a, a, resamples=0)
-    with pytest.raises(ValueError, match="has no records with the metric rejected_at_tpr95"):
-        compare(a, a, "rejected_at_tpr95")
-    with pytest.raises(FileNotFoundError):
-        compare(a, tmp_path / "missing.jsonl")

@@ -562,9 +562,9 @@ def test_files_of_features_that_cannot_be_read(root: Path) -> None:
         ({"image_list": "there.txt", "root": "pest"}, "There is no folder pest"),
         (
             {"image_list": "there.txt", "root": "textures"},
-            "None of its 1 images is in .*textures, such as .*cat/000.png",
+            "Its only image is not in .*textures: there is no .*cat/000.png",
         ),
-        ({"csv": "there.csv"}, "None of its 1 images is in .*, such as .*gone.png"),
+        ({"csv": "there.csv"}, "Its only image is not in .*: there is no .*gone.png"),
         ({"csv": "there.csv", "root": "pest"}, "There is no folder pest"),
     ],
 )
@@ -574,7 +574,8 @@ def test_missing_files(root: Path, source: dict[str, str], message: str) -> None
     with pytest.raises(FileNotFoundError) as caught:
         load_suite_data(suite(protocol="Fetch it from the authors.", id=id_set(source=source)), root)
     caught.match(f"^The set 'Pets' of the suite pets cannot be used: {message}")
-    caught.match(f"The data root is {root}. The suite says of its data:\nFetch it from the authors.$")
+    caught.match(f"The data root is {root}. Where it comes from is in the `protocol` of the suite.$")
+    assert "\n" not in str(caught.value)
 
 
 def test_missing_data_root(root: Path) -> None:
@@ -585,8 +586,8 @@ def test_missing_data_root(root: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"labels": ["cat", "dog", "owls"]}, "classes 'owl' are none of the 3 labels. Did you mean `owls`"),
-        ({"labels": ["a", "b"]}, "classes 'cat', 'dog', 'owl' are none of the 2 labels"),
+        ({"labels": ["cat", "dog", "owls"]}, "The 3 labels of the suite lack its class 'owl'. Did you mean `owls`"),
+        ({"labels": ["a", "b"]}, "The 2 labels of the suite lack its classes 'cat', 'dog', 'owl'. Rename them"),
         ({"id": id_set(source={"imagefolder": "empty"})}, "There are no images in empty"),
         ({"id": id_set(source={"imagefolder": "flat"})}, "The classes of its images are not known. Classes are"),
         ({"id": id_set(source={"imagefolder": "mixed"})}, "loose.png has no class, but ID images need a label"),
@@ -614,6 +615,16 @@ def test_missing_data_root(root: Path) -> None:
             {"ood": [ood_set(source={"csv": "table.csv"}, where={"style": ["flta"]})]},
             "No row has 'flta' in the column 'style'. Did you mean `flat`",
         ),
+        (
+            {"labels": ["cat"], "id": id_set(classes={"exclude": ["dog"]})},
+            "The only label of the suite lacks its class 'owl'. Rename it with `classes.rename`, or leave it out",
+        ),
+        (
+            {"id": id_set(source={"csv": "labelled.csv"})},
+            "Name the column of the classes as `label_column` of its `source`. Did you mean `label`\\? The columns "
+            "are image, label.",
+        ),
+        ({"id": id_set(source={"csv": "empty.csv"})}, "empty.csv is empty; its first line must name the columns."),
         ({"ood": [ood_set(source={"csv": "blank.csv"})]}, "Row 1 of blank.csv names no image in the column 'image'"),
         ({"ood": [ood_set(source={"csv": "binary.csv"})]}, "binary.csv cannot be read"),
         ({"ood": [ood_set(source={"image_list": "binary.csv", "root": "."})]}, "binary.csv cannot be read"),
@@ -626,10 +637,37 @@ def test_bad_sets(root: Path, changes: dict[str, Any], message: str) -> None:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).touch()
     write_csv(root, ["image,style", "flat/a.png,flat"])
+    (root / "empty.csv").touch()
+    (root / "labelled.csv").write_text("image,label\nflat/a.png,cat\n")
     (root / "blank.csv").write_text("image,style\nflat/a.png,x\n,y\n")
     (root / "binary.csv").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ValueError, match=message):
         load_suite_data(suite(**changes), root)
+
+
+def test_a_damaged_table_is_reported_once(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (root / "damaged.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(ValueError, match="damaged.parquet cannot be read"):
+        load_suite_data(suite(id=id_set(source={"parquet": "damaged.parquet"})), root)
+    assert "Failed" not in "".join(capfd.readouterr())
+    # What else the library has to say is none of our business.
+    assert datasets.logging.get_verbosity() < datasets.logging.CRITICAL
+
+
+def test_counts_are_those_before_images_are_drawn(root: Path) -> None:
+    data = load_suite_data(
+        suite(
+            id=id_set(images=8, classes={"exclude": ["owl"]}),
+            fit={"name": "Fit", "source": {"imagefolder": "train"}, "per_class": 2},
+            ood=[ood_set(images=10_000, limit=3)],
+        ),
+        root,
+    )
+    assert (len(data.id), data.id.num_available, data.id.num_expected) == (8, 8, 8)
+    assert data.fit is not None
+    assert (len(data.fit), data.fit.num_available, data.fit.num_expected) == (6, 60, None)
+    (ood,) = data.ood
+    assert (len(ood), ood.num_available, ood.num_expected) == (3, 8, 10_000)
 
 
 @pytest.mark.parametrize("kind", ["fit", "covariate_shift", "ood"])

@@ -181,6 +181,7 @@ def test_digest_tells_suites_apart(tmp_path: Path) -> None:
         ),
         (lambda s: s["ood"][0].update(name="pets"), "Two sets are called 'pets'"),
         (lambda s: s["ood"][0].update(limit=-1), r"`ood\[0\].limit` must be a positive integer, got -1"),
+        (lambda s: s["id"].update(images="10000"), "`id.images` must be a positive integer, got '10000'"),
         (lambda s: s["ood"][0].update(complement="yes"), r"`ood\[0\].complement` must be true or false, got 'yes'"),
         (
             lambda s: s["ood"][0].update(complement=True, classes={"only": "labels"}),

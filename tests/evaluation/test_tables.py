@@ -45,24 +45,54 @@ def parse(markdown: str) -> list[list[list[str]]]:
     ]
 
 
-def test_one_seed_has_half_intervals(result: Any) -> None:
+def average_of(record: dict[str, Any], sets: list[str], low: float, high: float) -> dict[str, Any]:
+    """An entry of averages.json with the AUROC of a row on a group of sets."""
+    names = ("suite", "suite_sha256", "convention", "model", "method", "settings", "templates", "no_templates", "seed")
+    metrics = {"auroc": {"value": 0.5, "low": low, "high": high}}
+    return {**{name: record[name] for name in names}, "group": "far", "sets": sets, "metrics": metrics}
+
+
+def test_one_seed_has_intervals(result: Any) -> None:
     text = markdown_table(result.records)
-    assert "± is half of the 95 % bootstrap interval over images (20 resamples)." in text
+    assert "In brackets: the 95 % bootstrap interval over images (20 resamples)." in text
+    assert "±" not in text
     auroc, fpr = parse(text)[:2]
     assert auroc[0] == [
         *("AUROC ↑", "", "near: CIFAR-100 part", "far: MNIST", "far: Textures & more", "far average"),
     ]
     assert fpr[0][0] == "FPR95, ID positive, exact rule ↓"
     (mnist,) = values(result, "mcm", "MNIST", "auroc")
-    half = 100 * (mnist["high"] - mnist["low"]) / 2
     assert auroc[2][:2] == [CLIP, "mcm"]
-    assert auroc[2][3] == f"{100 * mnist['value']:.1f} ± {half:.1f}"
+    assert auroc[2][3] == f"{100 * mnist['value']:.1f} [{100 * mnist['low']:.1f}, {100 * mnist['high']:.1f}]"
 
 
 def test_averages_are_of_sets_and_not_of_images(result: Any) -> None:
     sets = [values(result, "mcm", name, "auroc")[0]["value"] for name in ("MNIST", "Textures & more")]
     # An average over sets has no interval of its own in the records.
-    assert parse(markdown_table(result.records))[0][2][5] == f"{100 * statistics.fmean(sets):.1f}"
+    text = markdown_table(result.records)
+    assert parse(text)[0][2][5] == f"{100 * statistics.fmean(sets):.1f}"
+    assert "An average is the plain mean over the sets of its group, without an interval." in text
+
+
+def test_averages_show_the_interval_that_is_theirs(result: Any) -> None:
+    record, far = result.records[0], ["Textures & more", "MNIST"]
+    entry = average_of(record, far, 0.123, 0.988)
+    shown = parse(markdown_table(result.records, averages=[entry]))
+    assert shown[0][2][5].endswith(" [12.3, 98.8]")
+    assert "[12.3, 98.8]" not in str([shown[0][3:], shown[1:]])
+    assert "without an interval" not in markdown_table(result.records, averages=[entry])
+    assert r"{\scriptsize [12.3, 98.8]}" in latex_table(result.records, averages=iter([entry]))
+    others = [
+        {**entry, "sets": ["MNIST"]},
+        {**entry, "seed": 1},
+        {**entry, "group": "near"},
+        {**entry, "suite_sha256": "other"},
+        {**entry, "settings": {"temperature": 2.0}},
+    ]
+    assert markdown_table(result.records, averages=others) == markdown_table(result.records)
+    # Over seeds, ± says how much an average varies.
+    seeds = [*result.records, *({**record, "seed": 1} for record in result.records)]
+    assert "[12.3, 98.8]" not in markdown_table(seeds, averages=[entry])
 
 
 def test_several_seeds_have_standard_deviations(seeds_result: Any) -> None:
@@ -87,6 +117,46 @@ def test_the_best_of_each_column_is_bold(result: Any, metric: str, best: Any) ->
         assert bold == [number == best(numbers) for number in numbers]
 
 
+def test_what_is_printed_by_default(make_result: Any, result: Any) -> None:
+    def metrics(records: Any) -> list[str]:
+        return [table.metric for table in result_tables(records)[0].tables]
+
+    default = ["auroc", "fpr95", "fpr95_ood_positive", "id_accuracy"]
+    assert metrics(result.records) == default
+    for text in (markdown_table(result.records), latex_table(result.records)):
+        assert "FPR95, ID positive, exact rule" in text and "FPR95, OOD positive, exact rule" in text
+        assert "ID accuracy" in text and "AUPR" not in text
+    numbers = {"value": 0.5, "low": None, "high": None}
+    shifted = [
+        {**record, "metrics": {**record["metrics"], "auroc_full_spectrum": numbers, "fpr95_full_spectrum": numbers}}
+        for record in result.records
+    ]
+    assert metrics(shifted) == [*default, "auroc_full_spectrum", "fpr95_full_spectrum"]
+
+
+def test_other_metrics_come_on_request(result: Any) -> None:
+    text = markdown_table(result.records, ["aupr_in", "aupr_in"])
+    assert text.count("AUPR-in, average precision ↑") == 1
+    assert "FPR95" not in text and "not in these results" not in text
+    absent = markdown_table(result.records, ["auroc", "auroc_full_spectrum", "accuracy"])
+    assert "AUROC, full spectrum: not in these results." in absent
+    assert "Accuracy: not" not in absent
+    with pytest.raises(ValueError, match="`metrics` is empty; give at least one of auroc, fpr95"):
+        markdown_table(result.records, [])
+
+
+def test_unreadable_images_are_in_the_notes(result: Any) -> None:
+    assert "3 unreadable images of MNIST were left out." in markdown_table(result.records)
+    record = next(record for record in result.records if record["set"]["name"] == "MNIST")
+    one = {**record, "set": {**record["set"], "unreadable": 1}}
+    assert "1 unreadable image of MNIST was left out." in markdown_table([one])
+    fit = {"name": "train", "images": 5, "unreadable": 1, "sha256": "4" * 64}
+    both = [{**one, "fit_set": fit, "id_set": {**record["id_set"], "unreadable": 2}}]
+    text = markdown_table([*both, {**record, "seed": 1}])
+    assert "0 to 2 unreadable images of CIFAR-10, 1 of train and 1 to 3 of MNIST were left out." in text
+    assert "unreadable" not in markdown_table([{**record, "set": {**record["set"], "unreadable": 0}}])
+
+
 def test_nothing_is_bold_where_nothing_is_better(result: Any) -> None:
     same = [record for record in result.records if record["method"] == "mcm" and record["model"]["id"] == CLIP]
     assert "| **" not in markdown_table(same)
@@ -98,7 +168,7 @@ def test_nothing_is_bold_where_nothing_is_better(result: Any) -> None:
 
 def test_covariate_shift_has_tables_of_its_own(result: Any) -> None:
     (suite,) = result_tables(result.records)
-    assert all(group in ("near", "far") for table in suite.tables for group, _ in table.columns)
+    assert all(group != "covariate-shift" for table in suite.tables for group, _ in table.columns)
     assert [table.metric for table in suite.shifted_tables] == ["accuracy", "rejected_at_tpr95", "auroc"]
     before, after = markdown_table(result.records).split("**Covariate shift**")
     assert "CIFAR-10, drawn" not in before
@@ -137,6 +207,18 @@ def test_what_does_not_depend_on_the_method_stands_once_for_each_model(make_resu
     assert [row.method for row in accuracy.rows] == ["mcm", "atd", "every method"]
 
 
+def test_methods_that_agree_share_a_row(make_result: Any) -> None:
+    result = make_result(models=[CLIP], methods=["mcm", "msp", "knn", "energy"], resamples=0, pixels=False)
+    for record in result.records:
+        if "id_accuracy" in record["metrics"]:
+            record["metrics"]["id_accuracy"]["value"] = 0.6 if record["method"] == "knn" else 0.9
+    (table,) = result_tables(result.records, ["id_accuracy"])[0].tables
+    assert [(row.method, row.cells[0].number) for row in table.rows] == [
+        ("knn", "60.0"),
+        ("every other method", "90.0"),
+    ]
+
+
 def test_other_conventions_and_suites_are_kept_apart(result: Any) -> None:
     other = [
         {**record, "convention": {**record["convention"], "fpr_rule": "linear"}, "suite_sha256": "abcdef0123"}
@@ -172,6 +254,7 @@ def test_paths_are_not_given_away(result: Any) -> None:
     for text in (markdown_table(result.records), latex_table(result.records)):
         assert "/data/me" not in text
         assert "clipn-tiny" in text
+    assert "/data/me" not in csv_table(result.records)
     assert public_name(CLIP) == CLIP
     assert public_name("./runs/tiny/") == public_name("C:\\runs\\tiny") == public_name("a/b/tiny") == "tiny"
     two = [copy.deepcopy(result.records[0]) for _ in range(2)]
@@ -213,7 +296,7 @@ def test_csv_is_long_and_not_rounded(result: Any) -> None:
     by_place = {(line["model"], line["method"], line["set"], line["metric"]): line for line in lines}
     for record in result.records:
         for metric, numbers in record["metrics"].items():
-            line = by_place[record["model"]["id"], record["method"], record["set"]["name"], metric]
+            line = by_place[public_name(record["model"]["id"]), record["method"], record["set"]["name"], metric]
             assert float(line["value"]) == numbers["value"]
             assert line["low"] == ("" if numbers["low"] is None else repr(numbers["low"]))
     fpr = by_place[CLIP, "mcm", "MNIST", "fpr95_ood_positive"]
@@ -225,12 +308,18 @@ def test_csv_is_long_and_not_rounded(result: Any) -> None:
 
 def test_latex_has_rules_groups_and_bold(result: Any) -> None:
     text = latex_table(result.records)
-    assert text.count(r"\begin{table}") == text.count(r"\end{table}") == 5
+    assert text.count(r"\begin{table}") == text.count(r"\end{table}") == 7
     assert r"\multicolumn{1}{c}{near OOD} & \multicolumn{3}{c}{far OOD} \\" in text
     assert r"\cmidrule(lr){3-3}\cmidrule(lr){4-6}" in text
     assert r"FPR95, ID positive, exact rule $\downarrow$" in text
-    assert r"\textbf{" in text and r"$\pm$" in text
+    assert re.search(r"\\textbf\{[\d.]+\} \{\\scriptsize \[[\d.]+, [\d.]+\]\}", text)
     assert "±" not in text and "↑" not in text
+
+
+def test_latex_has_deviations_over_seeds(seeds_result: Any) -> None:
+    text = latex_table(seeds_result.records)
+    assert re.search(r"[\d.]+ \{\\scriptsize \$\\pm\$ [\d.]+\}", text)
+    assert "±" not in text
 
 
 def test_published_numbers_come_on_request_and_apart(make_result: Any) -> None:
@@ -250,9 +339,12 @@ def test_published_numbers_come_on_request_and_apart(make_result: Any) -> None:
     number = int(atd[3])
     source = next(result.source for result in published_results("imagenet1k", "atd"))
     assert f"\n{number}. {source}" in theirs.replace("\\", "")
-    # Nothing is published on this one.
+    # Nothing is published on this one, or of this metric.
     other = [{**record, "suite": "mine"} for record in result.records]
-    assert markdown_table(other, published=True) == markdown_table(other)
+    sentence = "No published results on the suite {} are known here for these metrics."
+    assert markdown_table(other, published=True) == f"{markdown_table(other)}\n{sentence.format('mine')}\n"
+    text = markdown_table(result.records, ["aurc"], published=True)
+    assert sentence.format("imagenet1k") in text and "arXiv" not in text
 
 
 def test_bad_arguments(result: Any) -> None:

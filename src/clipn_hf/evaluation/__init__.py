@@ -1,39 +1,47 @@
 # Copyright 2026 The clipn-hf authors
 # SPDX-License-Identifier: Apache-2.0
-"""Metrics, and detectors measured on suites of image sets.
-
-The metrics need numpy and torch alone; the rest is imported when it is asked for.
-"""
+"""Metrics, and detectors measured on suites of image sets. What is exported here is imported when it is asked for."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from .metrics import (
-    Interval,
-    aupr,
-    aurc,
-    auroc,
-    bootstrap_interval,
-    ccr_at_fpr,
-    detection_accuracy,
-    fpr_at_tpr,
-    id_accuracy,
-    oscr,
-)
-
 if TYPE_CHECKING:
     from .benchmark import SuiteResult, evaluate_suite
-    from .results import compare, read_records
+    from .comparison import compare
+    from .metrics import (
+        Interval,
+        aupr,
+        aurc,
+        auroc,
+        bootstrap_interval,
+        ccr_at_fpr,
+        detection_accuracy,
+        fpr_at_tpr,
+        id_accuracy,
+        oscr,
+    )
+    from .results import read_records
     from .suite import load_suite, ready_suites
 
-_LAZY = {
-    "SuiteResult": "benchmark",
-    "compare": "results",
-    "evaluate_suite": "benchmark",
-    "load_suite": "suite",
-    "read_records": "results",
-    "ready_suites": "suite",
+_MODULES = {
+    "benchmark": ("SuiteResult", "evaluate_suite"),
+    "comparison": ("compare",),
+    "metrics": (
+        "Interval",
+        "aupr",
+        "aurc",
+        "auroc",
+        "bootstrap_interval",
+        "ccr_at_fpr",
+        "detection_accuracy",
+        "fpr_at_tpr",
+        "id_accuracy",
+        "oscr",
+    ),
+    "results": ("read_records",),
+    "suite": ("load_suite", "ready_suites"),
 }
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
     "Interval",
@@ -56,9 +64,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
+    if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{_LAZY[name]}", __name__), name)
+    return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
 
 
 def __dir__() -> list[str]:

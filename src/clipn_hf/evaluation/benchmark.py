@@ -12,8 +12,8 @@ import os
 import platform
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -30,14 +30,15 @@ from transformers.utils import logging
 
 from ..detector import OODDetector, unserved
 from ..encoders import DualEncoder, PrecomputedEncoder
-from ..features import extract_features
+from ..features import cached_class_embeddings, describe_skipped, extract_features
 from ..files import atomic_path
-from ..methods import METHODS, Method
+from ..methods import METHODS, NEEDS, Method
 from .cards import model_index, write_eval_results
 from .doctor import Finding, examine_images, examine_labels, format_findings
 from .figures import draw_heat_map, draw_histograms, draw_risk_coverage, draw_roc
 from .report import write_report
 from .results import (
+    AVERAGES_NAME,
     CONFIDENCE,
     CONVENTION,
     ID_METRICS,
@@ -45,26 +46,37 @@ from .results import (
     SCHEMA_VERSION,
     SHIFT,
     SHIFT_METRICS,
+    Draws,
     Evaluation,
+    average_intervals,
     check_resampling,
     json_digest,
     measure,
     save_scores,
     slug,
+    write_averages,
     write_records,
 )
 from .sets import LoadedSet, SuiteData, load_suite_data
 from .suite import Suite, load_suite
-from .tables import csv_table, latex_table, markdown_table
+from .tables import csv_table, latex_table, markdown_table, metric_title, row_key
 
 logger = logging.get_logger(__name__)
 
 Encoder = DualEncoder | PrecomputedEncoder
+_MODEL_TYPES = (str, os.PathLike, DualEncoder, PrecomputedEncoder, OODDetector)
 
 RECORDS_NAME = "results.jsonl"
 REPORT_NAME = "report.html"
 _VERSIONED = ("clipn_hf", "torch", "transformers", "numpy")
 _SEVERITIES = ("error", "warning", "note")
+_FITTED: frozenset[Any] = frozenset({"training", "training_labels"})
+# What an earlier run into the same folder may have left, for which a new run has nothing in its place.
+_OUTPUTS = (
+    *(RECORDS_NAME, AVERAGES_NAME, REPORT_NAME, "doctor.json", "tables.*", "model-index.yaml", "scores/*.safetensors"),
+    *(f"figures/{name}*.png" for name in ("heat-map-", "histograms-", "risk-coverage", "roc-")),
+    *(".eval_results/ood_detection_*.yaml", ".eval_results/*/ood_detection_*.yaml"),
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,13 +88,16 @@ class SuiteResult:
         evaluations (`list` of [`Evaluation`]):
             One per model, seed, method and set, in the order of models, seeds, methods and sets that was asked for.
         findings (`list` of [`Finding`]): What the doctor found, the gravest first.
-        skipped (`list[str]`): A sentence for each model and method that do not go together, and why.
+        skipped (`list[str]`): The methods that were left out, by what they lack: "atd, ctw (need …)".
+        averages (`list[dict]`, *optional*): Intervals of averages over sets, of a single seed, as
+            [`~clipn_hf.evaluation.results.average_intervals`] gives them.
     """
 
     suite: Suite
     evaluations: list[Evaluation]
     findings: list[Finding]
     skipped: list[str]
+    averages: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def records(self) -> list[dict[str, Any]]:
@@ -108,6 +123,7 @@ def evaluate_suite(
     use_cache: bool = True,
     progress: bool = True,
     published: bool = False,
+    metrics: Sequence[str] | None = None,
 ) -> SuiteResult:
     """Evaluate methods and models on the sets of a suite.
 
@@ -128,26 +144,32 @@ def evaluate_suite(
         seeds (`Sequence[int]`, *optional*): By default those of the suite.
         output (`str` or `os.PathLike`, *optional*):
             A folder for records, scores, tables, figures, the report and entries of model cards. It is made if it does
-            not exist; files of an earlier run are replaced.
+            not exist. Those of an earlier run are removed when all is computed.
         resamples (`int`, *optional*, defaults to 1000):
             Draws of the bootstrap for each interval; with 0 there are no intervals.
         examine (`bool`, *optional*, defaults to `True`):
-            Whether to look for mistakes in labels and images first: those of the first seed, and for grave ones in the
-            labels of the others.
+            Whether to look for mistakes in labels, images and counts first: those of the first seed, and for grave
+            ones in the labels of the others.
         batch_size (`int`, *optional*, defaults to 32): Images per pass through the model.
         num_workers (`int`, *optional*, defaults to 0): Processes that read and prepare images.
         device (`str` or `torch.device`, *optional*): As for [`DualEncoder`]; of models that are loaded here.
         dtype (`str` or `torch.dtype`, *optional*): As for [`DualEncoder`]; of models that are loaded here.
         cache_dir (`str` or `os.PathLike`, *optional*): As for [`~clipn_hf.features.extract_features`].
-        use_cache (`bool`, *optional*, defaults to `True`): Whether embeddings are kept on disk from run to run.
+        use_cache (`bool`, *optional*, defaults to `True`):
+            Whether embeddings of images and labels are kept on disk from run to run.
         progress (`bool`, *optional*, defaults to `True`): Whether to show bars, if there is a terminal.
         published (`bool`, *optional*, defaults to `False`): Whether `tables.md` has published results below ours.
+        metrics (`Sequence[str]`, *optional*):
+            What `tables.md` and `tables.tex` show, by default as
+            [`~clipn_hf.evaluation.tables.markdown_table`]. Records, CSV and report have all.
 
     Returns:
         [`SuiteResult`]: Evaluations in memory, what the doctor found, and what was skipped.
 
     Raises:
-        ValueError: The suite or a set is wrong; a method is unknown, or no model serves any; images cannot be read.
+        TypeError: `models`, `methods`, `metrics` or `seeds` is no list of what it should be.
+        ValueError: The suite or a set is wrong; a method or metric is unknown, or no model serves any method; images
+            cannot be read; a detector was fitted on images that it is to be evaluated on.
         OSError: A model, a file of the suite or the output folder cannot be read or written.
 
     Example:
@@ -161,22 +183,23 @@ def evaluate_suite(
     ```
     """
     suite = suite if isinstance(suite, Suite) else load_suite(suite)
-    asked = list(methods) if methods is not None else (list(suite.methods) if suite.methods else None)
-    if asked is not None:
-        _check_methods(asked)
-    seeds = _distinct(suite.seeds if seeds is None else seeds)
-    if not seeds:
-        raise ValueError("`seeds` is empty; give at least one, such as [0].")
+    asked = _check_methods(suite.methods if methods is None else methods)
+    seeds = _check_seeds(suite.seeds if seeds is None else seeds)
     models = _list_models(suite, models)
+    if metrics is not None:
+        for metric in _check_list("metrics", metrics, "auroc"):
+            metric_title(metric)
     check_resampling(resamples, seed=0)
     if output is not None:
         Path(output).mkdir(parents=True, exist_ok=True)
     data = {seed: load_suite_data(suite, data_root, seed) for seed in seeds}
     findings: dict[Finding, None] = {}
     if examine:
-        _add_findings(findings, examine_images(_sets(data[seeds[0]]), progress=progress))
+        _add_findings(findings, _examine_counts(data[seeds[0]]))
+        _add_findings(findings, examine_images(_sets(data[seeds[0]]), labels=data[seeds[0]].labels, progress=progress))
     evaluations: list[Evaluation] = []
-    skipped: list[str] = []
+    # What is lacking, and which methods of which models lack it.
+    skipped: dict[str, dict[str, list[str]]] = {}
     with contextlib.ExitStack() as stack:
         if not use_cache and len(seeds) > 1:
             # Seeds share images, which are encoded once in any case.
@@ -195,28 +218,38 @@ def evaluate_suite(
             date=datetime.now(UTC).isoformat(timespec="seconds"),
             output=None if output is None else Path(output),
             first_seed=seeds[0],
+            examined=examine,
         )
         for model in models:
             encoder, detector = _load(model, data[seeds[0]], device, dtype)
+            names = asked or ([detector.method.name] if detector is not None else list(METHODS))
+            recalls = {seed: run.embed_labels(encoder, detector, names, data[seed]) for seed in seeds}
             if examine:
                 for seed in seeds:
+                    recalls[seed]()
                     found = _examine_labels(data[seed], encoder)
                     # Labels that another seed draws are mostly the same kind of names.
                     serious = [finding for finding in found if finding.severity == "error"]
                     _add_findings(findings, found if seed == seeds[0] else serious)
-            names = asked or ([detector.method.name] if detector is not None else list(METHODS))
-            description = encoder.describe()
-            description["id"] = description["id"] or description["class"]
+            description = _describe(encoder)
             for seed in seeds:
-                served, reasons = _select(names, encoder, detector, data[seed])
-                skipped += [f"{description['id']}: {reason}" for reason in reasons]
+                served, lacking = _select(names, encoder, detector, data[seed])
+                for what, left_out in lacking.items():
+                    own = skipped.setdefault(what, {}).setdefault(description["id"], [])
+                    own += [name for name in left_out if name not in own]
                 if served:
+                    recalls[seed]()
                     evaluations += run.evaluate(encoder, description, detector, served, data[seed])
-    if not evaluations:
-        raise ValueError(f"There is nothing to evaluate. {' '.join(skipped)}")
-    result = SuiteResult(suite, evaluations, _by_severity(findings), list(dict.fromkeys(skipped)))
+        listed = _list_skipped(skipped, name_models=len(models) > 1)
+        if not evaluations:
+            raise ValueError(f"There is nothing to evaluate: {'; '.join(listed)}.")
+        averages = []
+        if len(seeds) == 1 and resamples:
+            shown = {} if metrics is None else {"metrics": metrics}
+            averages = average_intervals(evaluations, resamples=resamples, draws=run.draws, **shown)
+    result = SuiteResult(suite, evaluations, _by_severity(findings), listed, averages)
     if output is not None:
-        _write_output(Path(output), result, published)
+        _write_output(Path(output), result, published, metrics)
     return result
 
 
@@ -238,6 +271,8 @@ class _Embedded:
             "name": self.data.name,
             "images": len(self.rows),
             "unreadable": self.unreadable,
+            "excluded": self.data.num_excluded,
+            "expected": self.data.num_expected,
             "sha256": self.sha256,
         }
 
@@ -262,6 +297,10 @@ class _Run:
         date (`str`): When the run began.
         output (`Path`, *optional*): Where to write scores.
         first_seed (`int`): The seed that is evaluated first.
+        examined (`bool`): Whether images of the first seed that cannot be read are known already.
+        draws ([`~clipn_hf.evaluation.results.Draws`], *optional*): What the bootstraps have in common.
+        unreadable (`set`, *optional*): Names of sets and of those of their images that were reported.
+        evaluated (`set`, *optional*): What was evaluated, so that the same model by another path is not, again.
     """
 
     suite: Suite
@@ -270,6 +309,30 @@ class _Run:
     date: str
     output: Path | None
     first_seed: int
+    examined: bool
+    draws: Draws = field(default_factory=Draws)
+    unreadable: set[tuple[str, str]] = field(default_factory=set)
+    evaluated: set[str] = field(default_factory=set)
+
+    def embed_labels(
+        self, encoder: Encoder, detector: OODDetector | None, names: Sequence[str], data: SuiteData
+    ) -> Callable[[], None]:
+        """Embed labels, or find their embeddings on disk.
+
+        Returns:
+            `Callable`: Puts the embeddings where detectors look for them. It has room for some label sets alone.
+        """
+        if not isinstance(encoder, DualEncoder) or not self.features["use_cache"]:
+            return lambda: None
+        if detector is not None:
+            templates = detector.templates, detector.no_templates
+        else:
+            templates = encoder.label_templates(data.suite.templates)
+        needs_no = any("no" in METHODS[name].needs for name in names)
+        embeddings = cached_class_embeddings(
+            encoder, data.labels, *templates, use_no_encoder=needs_no, cache_dir=self.features["cache_dir"]
+        )
+        return partial(encoder.remember_class_embeddings, data.labels, *embeddings, *templates)
 
     def evaluate(
         self,
@@ -280,11 +343,16 @@ class _Run:
         data: SuiteData,
     ) -> list[Evaluation]:
         """Evaluate all methods of one model on the sets as one seed draws them."""
-        id_set = self.embed(data.id, encoder)
+        id_set = self.embed(data.id, encoder, data.seed)
+        if len(id_set.rows) < 2:
+            raise ValueError(
+                f"The set {data.id.name} cannot be used: of its {len(data.id)} images only one can be read, but there "
+                "must be several ID images."
+            )
         unfitted = [method for method in methods if not _is_fitted(detector, method, data.labels)]
         needs_fit = any("training" in method.needs for method in unfitted)
-        fit_set = self.embed(data.fit, encoder) if data.fit is not None and needs_fit else None
-        others = [self.embed(loaded, encoder) for loaded in (*data.covariate_shift, *data.ood)]
+        fit_set = self.embed(data.fit, encoder, data.seed) if data.fit is not None and needs_fit else None
+        others = [self.embed(loaded, encoder, data.seed) for loaded in (*data.covariate_shift, *data.ood)]
         versions = _versions()
         evaluations = []
         hidden = None if self.features["progress"] else True
@@ -308,6 +376,8 @@ class _Run:
                         "name": "as the detector was saved",
                         "images": own.fitted_on["images"],
                         "unreadable": 0,
+                        "excluded": 0,
+                        "expected": None,
                         "sha256": own.fitted_on["sha256"],
                     }
                 base = {
@@ -325,6 +395,12 @@ class _Run:
                     "id_set": id_set.describe(),
                     "fit_set": fitted_on,
                 }
+                identity = json_digest([row_key(base), data.seed])
+                if identity in self.evaluated:
+                    logger.warning(f"{model['id']} is there twice; {method.name} is evaluated once.")
+                    bar.update(len(others))
+                    continue
+                self.evaluated.add(identity)
                 id_scored, *scored = (_score(own, embedded) for embedded in (id_set, *others))
                 evaluations += self._measure(base | {"versions": versions}, data, id_scored, scored, bar)
         return evaluations
@@ -335,7 +411,7 @@ class _Run:
         """Compare one method's scores of the ID images with those of every other set."""
         id_labels = id_set.embedded.labels
         assert id_labels is not None
-        compute = partial(measure, resamples=self.resamples, seed=data.seed)
+        compute = partial(measure, resamples=self.resamples, seed=data.seed, draws=self.draws)
         shifted = [one.scores for one in others if one.embedded.data.group == SHIFT]
         wide_id_scores = np.concatenate([id_set.scores, *shifted])
         of_id = compute(ID_METRICS, id_set.scores, None, id_set.predictions, id_labels)
@@ -382,7 +458,7 @@ class _Run:
             bar.update()
         return evaluations
 
-    def embed(self, loaded: LoadedSet, encoder: Encoder) -> _Embedded:
+    def embed(self, loaded: LoadedSet, encoder: Encoder, seed: int) -> _Embedded:
         """Embed the images of a set that can be read."""
         unreadable = 0
         if loaded.embeddings is not None:
@@ -392,14 +468,41 @@ class _Run:
         else:
             assert isinstance(encoder, DualEncoder)
             try:
-                features = extract_features(loaded.images, encoder, **self.features)
+                features = extract_features(loaded.images, encoder, warn=False, **self.features)
             except ValueError as error:
                 raise ValueError(f"The set {loaded.name} cannot be used: {error}") from error
             embeddings, rows, digests = features.embeddings, features.rows.numpy(), features.digests
             unreadable = len(features.skipped)
+            self._report_unreadable(loaded, features.skipped, silent=self.examined and seed == self.first_seed)
         labels = None if loaded.labels is None else np.asarray(loaded.labels, dtype=np.int64)[rows]
         sha256 = json_digest([digests, None if labels is None else labels.tolist()])
         return _Embedded(loaded, embeddings, rows, labels, unreadable, digests, sha256)
+
+    def _report_unreadable(self, loaded: LoadedSet, skipped: Mapping[int, str], silent: bool) -> None:
+        """Say once which images cannot be read; of those that were examined the doctor has said it."""
+        new = [row for row in skipped if (loaded.name, loaded.names[row]) not in self.unreadable]
+        self.unreadable.update((loaded.name, loaded.names[row]) for row in new)
+        if new and not silent:
+            # A reason begins with the path, of which the name is what matters.
+            reasons = [f"{loaded.names[row]}: {skipped[row].removeprefix(_path_of(loaded, row))}" for row in new]
+            logger.warning(describe_skipped(reasons, f"{len(loaded):,} images of the set {loaded.name}"))
+
+
+def _path_of(loaded: LoadedSet, row: int) -> str:
+    try:
+        image = loaded.images[row] if loaded.images is not None else None
+    except ValueError:
+        return ""
+    return f"{os.fspath(image)}: " if isinstance(image, str | os.PathLike) else ""
+
+
+def _describe(encoder: Encoder) -> dict[str, Any]:
+    """The description of a model for records, which name no folder of this machine."""
+    description = encoder.describe()
+    name = description["id"] or description["class"]
+    is_local = os.path.exists(name) or os.path.isabs(name)
+    # The digests tell apart folders of the same name.
+    return {**description, "id": Path(name).resolve().name if is_local else name}
 
 
 def _check_new(detector: OODDetector, embedded: _Embedded) -> None:
@@ -416,38 +519,62 @@ def _score(detector: OODDetector, embedded: _Embedded) -> _Scored:
     return _Scored(embedded, scores.numpy(), predictions.numpy())
 
 
-def _distinct(seeds: Iterable[int]) -> list[int]:
-    return list(dict.fromkeys(seeds))
+def _check_list(name: str, values: Any, example: object) -> list[Any]:
+    if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
+        raise TypeError(f"`{name}` must be a list, such as {[example]!r}, got {values!r}.")
+    distinct: list[Any] = []
+    for value in values:
+        if value not in distinct:
+            distinct.append(value)
+    if not distinct:
+        raise ValueError(f"`{name}` is empty; give at least one, such as {[example]!r}.")
+    return distinct
+
+
+def _check_seeds(seeds: Any) -> list[int]:
+    seeds = _check_list("seeds", seeds, 0)
+    for seed in seeds:
+        if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
+            raise TypeError(f"`seeds` must be a list of whole numbers, but one is {seed!r}.")
+        if seed < 0:
+            raise ValueError(f"`seeds` must not be negative, but one is {seed}.")
+    return [int(seed) for seed in seeds]
 
 
 def _sets(data: SuiteData) -> list[LoadedSet]:
     return [data.id, *([] if data.fit is None else [data.fit]), *data.covariate_shift, *data.ood]
 
 
-def _check_methods(names: Sequence[str]) -> None:
-    if not names:
-        raise ValueError(f"`methods` is empty; give at least one of {', '.join(METHODS)}.")
+def _check_methods(names: Any) -> list[str] | None:
+    if names is None:
+        return None
+    names = _check_list("methods", names, "mcm")
     for name in names:
         if name not in METHODS:
-            close = difflib.get_close_matches(name, METHODS, n=1)
+            close = difflib.get_close_matches(str(name), METHODS, n=1)
             suggestion = f", did you mean {close[0]!r}?" if close else "."
             raise ValueError(f"There is no method {name!r}{suggestion} There are {', '.join(METHODS)}.")
+    return names
 
 
 def _list_models(suite: Suite, models: Any) -> list[Any]:
     if suite.text_features is not None:
         if models is not None:
             raise ValueError(
-                f"The suite {suite.name} is made of features, which one model computed; leave `models` out."
+                f"The suite {suite.name} is made of features, which {suite.text_features.model} computed; name no "
+                "other model."
             )
         return [None]
     if models is None:
         models = suite.models or None
-    if models is None or isinstance(models, str | os.PathLike | DualEncoder | PrecomputedEncoder | OODDetector):
+    if models is None or isinstance(models, _MODEL_TYPES):
         return [models]
-    models = list(models)
-    if not models:
-        raise ValueError("`models` is empty; give at least one, or leave it out for the default.")
+    models = _check_list("models", models, "openai/clip-vit-base-patch16")
+    for model in models:
+        if not isinstance(model, _MODEL_TYPES):
+            raise TypeError(
+                f"`models` must be ids, folders, encoders or detectors, but one is {type(model).__name__} {model!r}."
+            )
     return models
 
 
@@ -455,6 +582,17 @@ def _load(
     model: Any, data: SuiteData, device: str | torch.device | None, dtype: str | torch.dtype | None
 ) -> tuple[Encoder, OODDetector | None]:
     """The encoder of a model, and the detector if it is one."""
+    try:
+        return _load_as_it_is(model, data, device, dtype)
+    except OSError as error:
+        if model is None or str(model) in str(error):
+            raise
+        raise OSError(f"The model {model} cannot be loaded: {error}") from error
+
+
+def _load_as_it_is(
+    model: Any, data: SuiteData, device: str | torch.device | None, dtype: str | torch.dtype | None
+) -> tuple[Encoder, OODDetector | None]:
     text = data.suite.text_features
     if text is not None:
         assert data.text_bank is not None
@@ -478,23 +616,31 @@ def _check_model(encoder: Encoder) -> DualEncoder:
 
 def _select(
     names: Sequence[str], encoder: Encoder, detector: OODDetector | None, data: SuiteData
-) -> tuple[list[Method], list[str]]:
-    """The methods that can be evaluated, and a sentence for each of the others."""
-    served, reasons = [], []
-    for method in (METHODS[name] for name in dict.fromkeys(names)):
-        reason = unserved(method, encoder)
-        if reason is None and "training" in method.needs and not _is_fitted(detector, method, data.labels):
-            if data.fit is None:
-                reason = f"Method {method.name} is fitted on ID images, but the suite {data.suite.name} has no `fit`."
-            elif "training_labels" in method.needs and data.fit.labels is None:
-                reason = f"Method {method.name} is fitted on labels, but those of {data.fit.name} are not known."
-        if reason is None and len(data.labels) < method.min_labels:
-            reason = f"Method {method.name} needs at least {method.min_labels} labels, got {len(data.labels)}."
-        if reason is None:
-            served.append(method)
+) -> tuple[list[Method], dict[str, list[str]]]:
+    """The methods that can be evaluated, and the names of the others by what they need."""
+    served: list[Method] = []
+    lacking: dict[str, list[str]] = {}
+    for method in (METHODS[name] for name in names):
+        if unserved(method, encoder) is not None:
+            needed = " and ".join(NEEDS[need] for need in sorted(method.needs - _FITTED - {"global"}))
+        elif "training" in method.needs and data.fit is None and not _is_fitted(detector, method, data.labels):
+            needed = "a set `fit` in the suite"
+        elif len(data.labels) < method.min_labels:
+            needed = f"at least {method.min_labels} labels"
         else:
-            reasons.append(reason)
-    return served, reasons
+            served.append(method)
+            continue
+        lacking.setdefault(needed, []).append(method.name)
+    return served, lacking
+
+
+def _list_skipped(skipped: Mapping[str, Mapping[str, Sequence[str]]], name_models: bool) -> list[str]:
+    lines = []
+    for what, by_model in skipped.items():
+        listed = [f"{', '.join(names)}{f' of {model}' if name_models else ''}" for model, names in by_model.items()]
+        verb = "needs" if sum(map(len, by_model.values())) == 1 else "need"
+        lines.append(f"{'; '.join(listed)} ({verb} {what})")
+    return lines
 
 
 def _is_fitted(detector: OODDetector | None, method: Method, labels: list[str]) -> bool:
@@ -518,9 +664,28 @@ def _detector(
 
 def _examine_labels(data: SuiteData, encoder: Encoder) -> list[Finding]:
     ood_labels = sorted({name for loaded in data.ood for name in loaded.class_names or ()})
-    # Without a model there is no telling what it makes of OOD labels.
-    model = encoder if isinstance(encoder, DualEncoder) else None
-    return examine_labels(data.labels, ood_labels or None, model, data.suite.templates)
+    bank = data.text_bank
+    embedded = ood_labels if bank is None else [name for name in ood_labels if name in bank]
+    found = examine_labels(data.labels, embedded or None, encoder, data.suite.templates)
+    if len(embedded) == len(ood_labels):
+        return found
+    # What takes no embeddings is found out about all of them.
+    spelled = examine_labels(data.labels, ood_labels, None, encoder.templates)
+    checks = {finding.check for finding in spelled}
+    return [*spelled, *(finding for finding in found if finding.check not in checks)]
+
+
+def _examine_counts(data: SuiteData) -> list[Finding]:
+    """Look for sets with more or fewer images than their protocol has."""
+    found = []
+    for loaded in _sets(data):
+        if loaded.num_expected not in (None, loaded.num_available):
+            message = (
+                f"The set {loaded.name} has {loaded.num_available:,} images, but {loaded.num_expected:,} by the "
+                "protocol of the suite; results on it do not compare with those of others."
+            )
+            found.append(Finding("warning", "image-count", message, (loaded.name,)))
+    return found
 
 
 def _add_findings(findings: dict[Finding, None], found: Iterable[Finding]) -> None:
@@ -540,23 +705,39 @@ def _versions() -> dict[str, str]:
     return {**versions, "python": platform.python_version()}
 
 
-def _write_output(folder: Path, result: SuiteResult, published: bool) -> None:
+def _write_output(folder: Path, result: SuiteResult, published: bool, metrics: Sequence[str] | None) -> None:
     """Write what is made of a result. The records come last: where they are, the rest is, too."""
     records = result.records
     texts = {
         "doctor.json": json.dumps([dataclasses.asdict(finding) for finding in result.findings], indent=1),
-        "tables.md": markdown_table(records, published=published),
+        "tables.md": markdown_table(records, metrics, published, averages=result.averages),
         "tables.csv": csv_table(records),
-        "tables.tex": latex_table(records),
+        "tables.tex": latex_table(records, metrics, averages=result.averages),
     }
+    _remove_outdated(folder, keep={record["scores"]["file"] for record in records})
     for name, text in texts.items():
         with atomic_path(folder / name) as partial_path:
             partial_path.write_text(text if text.endswith("\n") else f"{text}\n", encoding="utf-8", newline="\n")
     _write_figures(folder / "figures", result.evaluations)
     write_report(folder / REPORT_NAME, result, published=published)
     _write_model_index(folder / "model-index.yaml", records)
-    write_eval_results(folder, records)
+    source = result.suite.id.source
+    # The Hub takes results on its own data sets.
+    if source.kind == "hub":
+        write_eval_results(folder, records, dataset_id=source.path)
+    write_averages(folder / AVERAGES_NAME, result.averages)
     write_records(folder / RECORDS_NAME, records)
+
+
+def _remove_outdated(folder: Path, keep: Collection[str]) -> None:
+    """Remove what an earlier run wrote, the records first: without them, nobody takes the rest for complete."""
+    for pattern in _OUTPUTS:
+        for path in folder.glob(pattern):
+            if path.is_file() and path.relative_to(folder).as_posix() not in keep:
+                path.unlink()
+    for path in (*folder.glob(".eval_results/*/"), folder / ".eval_results", folder / "figures"):
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
 
 
 def _write_figures(folder: Path, evaluations: Sequence[Evaluation]) -> None:
@@ -593,11 +774,12 @@ def _write_figures(folder: Path, evaluations: Sequence[Evaluation]) -> None:
 
 def _write_model_index(path: Path, records: Sequence[dict[str, Any]]) -> None:
     """Write what goes into the card of each model, under its name."""
-    models = list(dict.fromkeys(str(record["model"]["id"]) for record in records))
+    by_model: dict[str, list[dict[str, Any]]] = {}
+    for record in records:
+        by_model.setdefault(json_digest(record["model"]), []).append(record)
     entries: list[Any] = []
-    for model in models:
-        found = model_index([record for record in records if str(record["model"]["id"]) == model])
-        entries += eval_results_to_model_index(model, found)
+    for own in by_model.values():
+        entries += eval_results_to_model_index(own[0]["model"]["id"], model_index(own))
     with atomic_path(path) as partial_path:
         text = yaml.safe_dump({"model-index": entries}, sort_keys=False, allow_unicode=True)
         partial_path.write_text(text, encoding="utf-8", newline="\n")

@@ -5,7 +5,7 @@
 import os
 import re
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -86,10 +86,11 @@ def model_index(records: Iterable[Record]) -> list[EvalResult]:
     return results
 
 
-def write_eval_results(
-    folder: str | os.PathLike[str], records: Iterable[Record], dataset_id: str | None = None
-) -> None:
+def write_eval_results(folder: str | os.PathLike[str], records: Iterable[Record], dataset_id: str) -> None:
     """Write the results of detection to `.eval_results/ood_detection_SUITE_METHOD.yaml`, as shares of one.
+
+    The Hub shows such results beside a dataset of its own: where the ID images are not from there, there is nothing
+    to write. Each entry has a task of its own, named after metric, method, suite and OOD set.
 
     Results of several models go to a folder for each model in `.eval_results`: copy the files of one into the
     repository of that model.
@@ -97,15 +98,20 @@ def write_eval_results(
     Args:
         folder (`str` or `os.PathLike`): The folder in which `.eval_results` is; it must exist.
         records (iterable of `Mapping`): Results; covariate shift is left out.
-        dataset_id (`str`, *optional*):
-            Id of the benchmark on the Hub. By default the name of the suite stands there, which is no such id.
+        dataset_id (`str`):
+            Id of the dataset on the Hub that the ID images are from, such as `"uoft-cs/cifar10"`. Nothing is written
+            for what is no such id, as the path of a folder.
 
     Raises:
         OSError: A file cannot be written.
     """
+    # `datasets` also reads folders by such a name, which nobody else could look up.
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", dataset_id) or dataset_id.startswith("."):
+        return
     records = list(records)
     names = row_names(records)
     several = len({model for model, _ in names.values()}) > 1
+    tasks: dict[Path, set[str]] = {}
     files: dict[Path, list[EvalResultEntry]] = {}
     owners: dict[tuple[str, str], Path] = {}
     for result in _collect(records):
@@ -115,14 +121,18 @@ def write_eval_results(
         suite = str(record["suite"])
         if (suite, result.row) not in owners:
             parent = Path(folder, ".eval_results", _slug(model)) if several else Path(folder, ".eval_results")
-            owners[suite, result.row] = _free(
-                parent / f"ood_detection_{_slug(suite)}_{_slug(method)}", owners.values()
-            )
+            stem = f"ood_detection_{_slug(suite)}_{_slug(method)}"
+            used = {path.stem for path in owners.values() if path.parent == parent}
+            owners[suite, result.row] = parent / f"{_numbered(stem, used)}.yaml"
         known, compared = record["id_set"]["name"], record["set"]["name"]
+        # Of one model, whatever file an entry is in.
+        taken = tasks.setdefault(owners[suite, result.row].parent, set())
+        task = _numbered(f"ood_detection_{result.metric}_{_slug(method)}_{_slug(suite)}_{_slug(compared)}", taken)
+        taken.add(task)
         over = f", mean over {result.seeds} seeds" if result.seeds > 1 else ""
         entry = EvalResultEntry(
-            dataset_id=dataset_id or suite,
-            task_id=f"ood_detection_{result.metric}_{_slug(compared)}",
+            dataset_id=dataset_id,
+            task_id=task,
             value=round(result.value, 6),
             date=str(record["date"]),
             notes=f"{result.describe(method)}, {known} against {compared}{over}",
@@ -165,13 +175,12 @@ def _slug(name: str) -> str:
     return re.sub(r"[^a-z0-9.-]+", "_", name.lower()).strip("_.")[:60] or "unnamed"
 
 
-def _free(stem: Path, taken: Iterable[Path]) -> Path:
+def _numbered(name: str, taken: Container[str]) -> str:
     """Number a name that is taken by something else of the same letters."""
-    taken = set(taken)
-    path, number = stem.with_name(f"{stem.name}.yaml"), 2
-    while path in taken:
-        path, number = stem.with_name(f"{stem.name}_{number}.yaml"), number + 1
-    return path
+    free, number = name, 2
+    while free in taken:
+        free, number = f"{name}_{number}", number + 1
+    return free
 
 
 __all__ = ["model_index", "write_eval_results"]

@@ -3,11 +3,13 @@
 """What is wrong with a benchmark before anything is measured: its class names and its images.
 
 Labels are examined as CLIP reads them, in lower case: names twice in the list, names cut short, names that no caption
-has, names that a model cannot tell apart, OOD classes that are ID classes. Of images it is found out which ones are in
-several sets, and what tells the sets apart though it has nothing to do with what is on the images, such as their size.
+has, names that mean the same, names that a model cannot tell apart, OOD classes that are ID classes or kinds of them.
+Of images it is found out which ones are in several sets, and what tells the sets apart though it has nothing to do
+with what is on the images, such as their size.
 
-That two names mean the same or that one is a kind of the other (a husky is a dog) is seen only where the spelling or
-the text encoder says so; read the class lists yourself.
+That two names mean the same, or that one is a kind of the other (a husky is a dog), is seen where WordNet, the
+spelling or the text encoder says so. WordNet does not know every name, nor which of its senses is meant; read the
+class lists yourself.
 """
 
 import hashlib
@@ -31,7 +33,9 @@ from tqdm import tqdm
 
 from ..images import ImageError, NumberedImages, load_image, number_images, read_content
 from ..prompts import DEFAULT_TEMPLATES, fill_templates
+from ..wordnet import WordNet
 from .image_hashes import MIN_CONTRAST, near_pairs, thumbnail, tints
+from .label_senses import Kinship, is_no_kind, kinds, synonyms
 from .metrics import auroc
 
 if TYPE_CHECKING:
@@ -135,7 +139,9 @@ def examine_labels(
     return _by_severity(findings)
 
 
-def examine_images(sets: Sequence[NamedImages], *, progress: bool = True) -> list[Finding]:
+def examine_images(
+    sets: Sequence[NamedImages], *, labels: Sequence[str] | None = None, progress: bool = True
+) -> list[Finding]:
     """Examine the images of a benchmark, reading each once.
 
     Images are the same if their files are, or where there are no files, their pixels; nearly the same as
@@ -146,14 +152,18 @@ def examine_images(sets: Sequence[NamedImages], *, progress: bool = True) -> lis
     Args:
         sets (sequence of [`NamedImages`]):
             At least one, such as the ID set and the OOD sets. What `images` gives is examined, so that a size to which
-            a set resizes its images counts, not that of the files. Sets without images are passed over.
+            a set resizes its images counts, not that of the files. Of sets without images, only the size is examined.
+        labels (`Sequence[str]`, *optional*):
+            The ID labels. Those of which there is no ID image are told, if the ID set has an attribute `labels`, the
+            position of each image's label.
         progress (`bool`, *optional*, defaults to `True`): Whether to show a bar, if there is a terminal.
 
     Returns:
         `list[Finding]`: The gravest first; empty if there is nothing to say.
 
     Raises:
-        TypeError: `images` of a set is nothing with a length, or holds something that is no image.
+        TypeError: `images` of a set is nothing with a length, or holds something that is no image; or `labels` is not
+            a list of strings.
         ValueError: There are no sets.
     """
     if not sets:
@@ -165,6 +175,9 @@ def examine_images(sets: Sequence[NamedImages], *, progress: bool = True) -> lis
         findings.append(_finding("note", "no-images", message, blind))
     portraits = _read_sets([entry for entry in sets if entry.images is not None], progress)
     findings += _report_unreadable(portraits)
+    findings += _report_sizes(sets, portraits)
+    if labels is not None:
+        findings += _report_empty_classes(sets, labels)
     findings += _find_copies(portraits)
     findings += _report_blank(portraits)
     findings += _compare_appearance(portraits)
@@ -179,8 +192,10 @@ def format_findings(findings: Iterable[Finding], width: int = 100) -> list[str]:
         width (`int`, *optional*, defaults to 100): Where to break sentences.
 
     Returns:
-        `list[str]`: A sentence and an indented line per item for each finding; one line if there are none.
+        `list[str]`: A sentence and an indented line per item for each finding, and what errors mean for results; one
+        line if there are none.
     """
+    findings = list(findings)
     lines: list[str] = []
     for finding in findings:
         lead = f"{finding.severity.capitalize()} ({finding.check}): "
@@ -188,6 +203,14 @@ def format_findings(findings: Iterable[Finding], width: int = 100) -> list[str]:
             lead + finding.message, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
         )
         lines += [f"    {_printable(item)}" for item in finding.items]
+    errors = [finding.check for finding in findings if finding.severity == "error"]
+    if errors:
+        respects = list(dict.fromkeys(errors))
+        verdict = (
+            f"Results are wrong in {'this respect' if len(respects) == 1 else 'these respects'} until "
+            f"{'it is' if len(respects) == 1 else 'they are'} put right: {', '.join(respects)}."
+        )
+        lines += textwrap.wrap(verdict, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
     return lines or ["Nothing to report."]
 
 
@@ -226,8 +249,8 @@ def _examine_spelling(
     ids = [label for label in labels if _WORDNET_ID.search(label)]
     if ids:
         message = (
-            f"{_count(len(ids), 'label')} {_are(ids)} or contain WordNet ids, which no caption has; "
-            "write the names that they stand for."
+            f"{_count(len(ids), 'label')} {_have(ids)} a WordNet id, which no caption has; write the names that "
+            f"these stand for{_name_of_id(ids[0])}."
         )
         yield _finding("error", "wordnet-id", message, ids)
     numbers = [label for label in labels if _NUMBER.fullmatch(label.strip())]
@@ -315,6 +338,10 @@ def _examine_likeness(labels: list[str]) -> Iterator[Finding]:
         reported.update(map(frozenset, new))
         return [f"{names[left]!r} and {names[right]!r}" for left, right in new]
 
+    def related(found: Iterable[Kinship]) -> list[str]:
+        explanations = {(_canonical(entry.first), _canonical(entry.second)): entry.explanation for entry in found}
+        return [item for pair, why in explanations.items() for item in _explained(pairs([pair]), why)]
+
     by_part: dict[str, str] = {}
     shared = []
     for canonical, label in names.items():
@@ -322,13 +349,13 @@ def _examine_likeness(labels: list[str]) -> Iterator[Finding]:
             if part in by_part:
                 shared.append((by_part[part], canonical))
             by_part.setdefault(part, canonical)
-    synonyms = pairs(shared)
-    if synonyms:
+    common = pairs(shared)
+    if common:
         message = (
-            f"{_count(len(synonyms), 'pair')} of labels {_have(synonyms)} a name in common; choose other synonyms, or "
+            f"{_count(len(common), 'pair')} of labels {_have(common)} a name in common; choose other synonyms, or "
             "merge them."
         )
-        yield _finding("warning", "shared-synonym", message, synonyms)
+        yield _finding("warning", "shared-synonym", message, common)
     plurals = pairs((name, plural) for name in names for plural in _plurals(name) if plural in names)
     if plurals:
         message = (
@@ -336,6 +363,14 @@ def _examine_likeness(labels: list[str]) -> Iterator[Finding]:
             "which models hardly notice; merge them, or name what they differ in."
         )
         yield _finding("warning", "plural-label", message, plurals)
+    meanings = list(synonyms(list(names.values())))
+    equal = related(entry for entry in meanings if entry.certainty != "possible")
+    if equal:
+        message = (
+            f"{_count(len(equal), 'pair')} of labels {'means' if len(equal) == 1 else 'mean'} the same in WordNet; "
+            'merge them, or, where they do not, name what they differ in, such as "crane (bird)".'
+        )
+        yield _finding("warning", "synonym-label", message, equal)
     typos = pairs(_one_letter_apart(list(names)))
     if typos:
         message = (
@@ -351,31 +386,53 @@ def _examine_likeness(labels: list[str]) -> Iterator[Finding]:
             "name the general class more precisely, or merge them."
         )
         yield _finding("note", "contained-label", message, contained)
+    possible = related(entry for entry in meanings if entry.certainty == "possible")
+    if possible:
+        message = (
+            f"{_count(len(possible), 'pair')} of labels may mean the same: in WordNet, a rarer sense of one is what "
+            "the other means; merge those that do."
+        )
+        yield _finding("note", "synonym-label", message, possible)
+    kin = related(kinds(list(names.values())))
+    if kin:
+        message = (
+            f"{_count(len(kin), 'label')} {_are(kin)} {'a kind' if len(kin) == 1 else 'kinds'} of another one in "
+            "WordNet, so that an image may fit both; name the general class more precisely, or merge them."
+        )
+        yield _finding("note", "kind-of-label", message, kin)
 
 
 def _examine_overlap(labels: list[str], ood_labels: list[str]) -> Iterator[Finding]:
-    """Which OOD classes are ID classes, as far as spelling tells."""
+    """Which OOD classes are ID classes, as far as spelling and WordNet tell."""
     labels = [label for label in labels if label.strip()]
     id_names = {_canonical(label): label for label in reversed(labels)}
     by_first = {name: label for label in reversed(labels) for name in _with_plurals(_first_names(label))}
     by_any = {name: label for label in reversed(labels) for name in _with_plurals(_all_names(label))}
-    same, related, contained = [], [], []
+    meanings = _Meanings(list(dict.fromkeys(labels)), ood_labels)
+    ood_names = {_canonical(label): label for label in ood_labels}
+    insides: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for pair in _contained(id_names, ood_names):
+        insides[pair[1]].append(pair)
+    for pair in _contained(ood_names, id_names):
+        insides[pair[0]].append(pair)
+    same, related, contained, told = [], [], [], set()
     for ood_label in ood_labels:
         # What is a rare synonym on both sides may be two things.
         equal = [by_any[name] for name in _with_plurals(_first_names(ood_label)) if name in by_any]
         equal += [by_first[name] for name in _with_plurals(_all_names(ood_label)) if name in by_first]
-        own = {_canonical(ood_label): ood_label}
-        inside = [*_contained(id_names, own), *_contained(own, id_names)]
-        # A beer bottle is a bottle, but a bee eater is no bee.
-        heads = [pair for pair in inside if pair[1].endswith(pair[0])]
+        inside = insides[_canonical(ood_label)]
+        # A beer bottle is a bottle, but a bee eater is no bee, and WordNet knows that a hot dog is no dog.
+        heads = [pair for pair in inside if pair[1].endswith(pair[0]) and not is_no_kind(pair[1], pair[0])]
         other = [by_any[name] for name in _all_names(ood_label) if name in by_any]
         if equal:
             same.append(_against(ood_label, equal[0]))
+            told.add(ood_label)
         elif heads:
             related.append(_against(ood_label, _id_name(heads[0], id_names)))
-        elif other or inside:
+            told.add(ood_label)
+        elif (other or inside) and ood_label not in meanings.likely:
             contained.append(_against(ood_label, other[0] if other else _id_name(inside[0], id_names)))
-    beyond = "Whether one class is a kind of another (a husky is a dog) is beyond this check: read the lists."
+    beyond = "What neither the spelling nor WordNet knows is beyond this check: read the lists."
     if same:
         message = (
             f"{_count(len(same), 'OOD class', 'OOD classes')} {_are(same)} also in the list of ID labels; exclude "
@@ -388,12 +445,96 @@ def _examine_overlap(labels: list[str], ood_labels: list[str]) -> Iterator[Findi
             f"kind of an ID class, or the other way round; exclude those that are with `classes.exclude`. {beyond}"
         )
         yield _finding("warning", "id-ood-containment", message, related)
+    yield from meanings.report(told)
     if contained:
         message = (
             f"{_count(len(contained), 'OOD class', 'OOD classes')} {_have(contained)} a name or words in common with "
             "an ID label, which may mean nothing; exclude those that show ID classes with `classes.exclude`."
         )
         yield _finding("note", "id-ood-shared-words", message, contained)
+
+
+class _Meanings:
+    """What WordNet says of ID labels and OOD classes.
+
+    Args:
+        labels (`list[str]`): The ID labels.
+        ood_labels (`list[str]`): The OOD classes.
+    """
+
+    def __init__(self, labels: list[str], ood_labels: list[str]) -> None:
+        found = [(entry.second, entry) for entry in synonyms(labels, ood_labels)]
+        self.same = {
+            certainty: {ood_label: entry for ood_label, entry in reversed(found) if entry.certainty == certainty}
+            for certainty in ("certain", "probable", "possible")
+        }
+        self.kinds = {entry.first: entry for entry in kinds(ood_labels, labels)}
+        self.general: dict[str, list[str]] = defaultdict(list)
+        for entry in kinds(labels, ood_labels):
+            self.general[entry.second].append(entry.first)
+        self.likely = {*self.same["certain"], *self.same["probable"], *self.kinds}
+
+    def report(self, told: Iterable[str]) -> Iterator[Finding]:
+        """Report each OOD class once, unless it was told before, and under the gravest of what is said of it."""
+        told = set(told)
+
+        def new(found: Mapping[str, Any]) -> list[str]:
+            chosen = [ood_label for ood_label in found if ood_label not in told]
+            told.update(chosen)
+            return chosen
+
+        exclude = "exclude those that show ID classes with `classes.exclude`."
+        severities: dict[str, Severity] = {"certain": "error", "probable": "warning"}
+        for certainty, severity in severities.items():
+            if chosen := new(self.same[certainty]):
+                only = ", which have no other sense that can be seen" if certainty == "certain" else ""
+                message = (
+                    f"{_count(len(chosen), 'OOD class', 'OOD classes')} {'means' if len(chosen) == 1 else 'mean'} the "
+                    f"same as an ID label in WordNet{only}; {exclude}"
+                )
+                yield _finding(severity, "id-ood-synonym", message, self._items(chosen, self.same[certainty]))
+        if chosen := new(self.kinds):
+            message = (
+                f"{_count(len(chosen), 'OOD class', 'OOD classes')} {_are(chosen)} "
+                f"{'a kind' if len(chosen) == 1 else 'kinds'} of an ID label in WordNet, as a husky is a dog; "
+                f"{exclude}"
+            )
+            yield _finding("warning", "id-ood-kind-of", message, self._items(chosen, self.kinds))
+        if chosen := new(self.same["possible"]):
+            message = (
+                f"{_count(len(chosen), 'OOD class', 'OOD classes')} may mean the same as an ID label: in WordNet, a "
+                f"rarer sense of one is what the other means; {exclude}"
+            )
+            yield _finding("note", "id-ood-synonym", message, self._items(chosen, self.same["possible"]))
+        if chosen := new(self.general):
+            message = (
+                f"{_count(len(chosen), 'OOD class', 'OOD classes')} {_have(chosen)} ID labels as kinds in WordNet, as "
+                "dogs include huskies; look whether ID classes are among the images, and remove these."
+            )
+            items = []
+            for ood_label in chosen:
+                first, *others = self.general[ood_label]
+                items.append(_against(ood_label, first) + (f" and {len(others)} more" if others else ""))
+            yield _finding("note", "id-ood-kind-of", message, items)
+
+    @staticmethod
+    def _items(ood_labels: Iterable[str], found: Mapping[str, Kinship]) -> list[str]:
+        items = []
+        for ood_label in ood_labels:
+            entry = found[ood_label]
+            label = entry.first if entry.second == ood_label else entry.second
+            items += _explained([_against(ood_label, label)], entry.explanation)
+        return items
+
+
+def _name_of_id(label: str) -> str:
+    """What a WordNet id stands for, as the example in a sentence; nothing for ids of other editions."""
+    found = _WORDNET_ID.search(label)
+    try:
+        synset = WordNet.load().synset(found[0] if found else "")
+    except KeyError:
+        return ""
+    return f", such as {synset.lemmas[0]!r} instead of {_short(label)!r}"
 
 
 def _id_name(pair: tuple[str, str], id_names: Mapping[str, str]) -> str:
@@ -663,6 +804,8 @@ _READERS = min(8, os.cpu_count() or 1)
 # Compression shifts the colours of a grey image by this much at most.
 _MAX_COLOUR = 8
 _MIN_IMAGES_TO_COMPARE = 10
+# Of fewer, a rate has steps of more than the 5 % of the FPR95.
+_MIN_IMAGES = 20
 _NOTEWORTHY, _TELLING = 0.6, 0.9
 
 
@@ -751,6 +894,36 @@ def _report_unreadable(portraits: list[_Portrait]) -> Iterator[Finding]:
             yield _finding("warning" if portrait.rows else "error", "unreadable-image", message, items)
 
 
+def _report_sizes(sets: Sequence[NamedImages], portraits: list[_Portrait]) -> Iterator[Finding]:
+    """Which sets are too small for rates."""
+    readable = iter(portraits)
+    sizes = [(entry, len(entry.names) if entry.images is None else len(next(readable).rows)) for entry in sets]
+    small = [(entry.name, size) for entry, size in sizes if entry.group != "fit" and size < _MIN_IMAGES]
+    if small:
+        message = (
+            f"{_count(len(small), 'set')} {_have(small)} fewer than {_MIN_IMAGES} images that can be read, so that "
+            f"one image moves a rate such as the FPR95 by more than {1 / _MIN_IMAGES:.0%}; take more images, or read "
+            "the results as an example."
+        )
+        yield _finding("warning", "small-set", message, [f"{name} ({_count(size, 'image')})" for name, size in small])
+
+
+def _report_empty_classes(sets: Sequence[NamedImages], labels: Sequence[str]) -> Iterator[Finding]:
+    """Which labels have no ID image."""
+    names = _check_strings(labels, "labels")
+    known = [positions for entry in sets if entry.group == "id" if (positions := getattr(entry, "labels", None))]
+    if not known:
+        return
+    used = {int(position) for positions in known for position in positions}
+    empty = [name for position, name in enumerate(names) if position not in used]
+    if empty:
+        message = (
+            f"{_count(len(empty), 'label')} of {len(names)} {_have(empty)} no ID image, so that nothing is measured "
+            f"of {_them(empty)}; add images, or remove {_them(empty)} from `labels`."
+        )
+        yield _finding("warning", "empty-class", message, empty)
+
+
 def _report_blank(portraits: list[_Portrait]) -> Iterator[Finding]:
     blank = [
         portrait.name_of(row)
@@ -818,7 +991,7 @@ def _report_copies(kind: str, first: _Portrait, second: _Portrait, found: _Copie
     groups = {first.group, second.group}
     count = _count(len(found.rows), "image")
     are = "is" if len(found.rows) == 1 else "are"
-    alike = "byte for byte" if kind == "identical" else "but for size, compression or brightness"
+    alike = "byte for byte" if kind == "identical" else "but for size, compression, brightness or lost colours"
     harm: Severity = "error" if kind == "identical" else "warning"
     severity: Severity
     if within:
@@ -1043,6 +1216,10 @@ def _against(ood_label: str, label: str) -> str:
 
 def _short(text: str, length: int = 80) -> str:
     return text if len(text) <= length else f"{text[: length - 1]}…"
+
+
+def _explained(items: Iterable[str], explanation: str) -> list[str]:
+    return [f"{item}: {explanation}" for item in items]
 
 
 def _printable(text: str) -> str:

@@ -9,7 +9,7 @@ blindness; line styles and edges tell the same in greyscale.
 
 import itertools
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .results import Evaluation
 
 MISSING = 'Figures need matplotlib; install it with `pip install "clipn-hf[benchmarks]"`.'
-MAX_CURVES = 8
+MAX_CURVES = 12
 MAX_HEAT_MAP_SETS = 24
 MAX_HEAT_MAP_ROWS = 40
 
@@ -32,7 +32,9 @@ _ID_COLOR, _OOD_COLOR = "#0072B2", "#D55E00"
 _INK, _FADED, _RULE = "#1A1F26", "#5A6472", "#D5D9DF"
 # The yellow of the palette is too light for lines on white.
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#79828E")
-_LINES = ("-", "--", "-.", ":", (0, (6, 2)), (0, (4, 1, 1, 1)), (0, (1, 1)), (0, (8, 3)))
+_LINES = ("-", "--", "-.", ":", (0, (8, 2)), (0, (4, 1, 1, 1)), (0, (1, 1)))
+# Their numbers have no common factor, so that no two curves look alike.
+_CURVES = tuple(itertools.islice(zip(itertools.cycle(_COLORS), itertools.cycle(_LINES)), MAX_CURVES))
 _BINS = 50
 _MAX_POINTS = 2000
 _FONT = 9
@@ -87,7 +89,8 @@ def draw_histograms(evaluation: "Evaluation") -> "Figure":
         color=_INK,
         linespacing=1.1,
     )
-    axes.set_xlabel(f"OOD score of {_plain(record['method'])}, higher = more OOD", fontsize=_FONT, color=_INK)
+    method = f"{_plain(record['method'])}, seed {record['seed']}"
+    axes.set_xlabel(f"OOD score of {method}, higher = more OOD", fontsize=_FONT, color=_INK)
     axes.set_ylabel("% of the images", fontsize=_FONT, color=_INK)
     other = "shifted" if record["set"]["group"] == "covariate-shift" else "OOD"
     for x, align, color, text in (
@@ -103,7 +106,7 @@ def draw_roc(evaluations: Sequence["Evaluation"]) -> "Figure":
 
     Args:
         evaluations (sequence of [`Evaluation`]):
-            At least one. Of more than 8, those with the highest AUROC are drawn.
+            At least one, of one seed. Of more than 12, those with the highest AUROC are drawn.
 
     Returns:
         `matplotlib.figure.Figure`. In the legend, curves stand in the order of their AUROC.
@@ -117,12 +120,13 @@ def draw_roc(evaluations: Sequence["Evaluation"]) -> "Figure":
         [auroc(evaluation.id_scores, evaluation.ood_scores) for evaluation in evaluations],
         descending=True,
     )
-    figure, axes = _figure(4.6, 4.2)
+    names = _legend_names(curves)
+    figure, axes = _figure(4.4 + _legend_width(names), 4.2)
     level = evaluations[0].record["convention"]["tpr"]
     axes.plot([0, 100], [0, 100], color=_RULE, linewidth=1)
     axes.axhline(100 * level, color=_FADED, linewidth=0.8, linestyle=":")
     handles = []
-    for (evaluation, _, _), color, line in zip(curves, _COLORS, _LINES, strict=False):
+    for (evaluation, _, _), (color, line) in zip(curves, _CURVES, strict=False):
         ood_kept, id_kept = _roc(evaluation.id_scores, evaluation.ood_scores)
         handles += axes.plot(100 * ood_kept, 100 * id_kept, color=color, linestyle=line, linewidth=1.6)
         fpr = 100 * fpr_at_tpr(evaluation.id_scores, evaluation.ood_scores, tpr=level)
@@ -134,13 +138,7 @@ def draw_roc(evaluations: Sequence["Evaluation"]) -> "Figure":
     axes.set_aspect("equal")
     axes.set_xlabel("OOD images accepted, % (FPR, ID positive)", fontsize=_FONT, color=_INK)
     axes.set_ylabel("ID images kept, % (TPR)", fontsize=_FONT, color=_INK)
-    _legend(
-        axes,
-        handles,
-        [f"{100 * value:.1f}  {_plain(name, 48)}" for _, name, value in curves],
-        "AUROC, %",
-        len(evaluations),
-    )
+    _legend(figure, handles, names, "AUROC, %", evaluations)
     return figure
 
 
@@ -149,7 +147,7 @@ def draw_risk_coverage(evaluations: Sequence["Evaluation"]) -> "Figure":
 
     Args:
         evaluations (sequence of [`Evaluation`]):
-            At least one. Of more than 8, those with the lowest AURC are drawn.
+            At least one, of one seed. Of more than 12, those with the lowest AURC are drawn.
 
     Returns:
         `matplotlib.figure.Figure`. In the legend, curves stand in the order of their AURC.
@@ -162,9 +160,10 @@ def draw_risk_coverage(evaluations: Sequence["Evaluation"]) -> "Figure":
         aurc(evaluation.id_scores, evaluation.id_predictions, evaluation.id_labels) for evaluation in evaluations
     ]
     curves = _best_curves(evaluations, values, descending=False)
-    figure, axes = _figure(4.6, 3.2)
+    names = _legend_names(curves)
+    figure, axes = _figure(4.4 + _legend_width(names), 3.2)
     handles, top = [], 0.0
-    for (evaluation, _, _), color, line in zip(curves, _COLORS, _LINES, strict=False):
+    for (evaluation, _, _), (color, line) in zip(curves, _CURVES, strict=False):
         is_wrong = np.asarray(evaluation.id_predictions) != np.asarray(evaluation.id_labels)
         coverage, risk = _risk_coverage(evaluation.id_scores, is_wrong)
         # One mistake among the first few images is a large share of them, and means little.
@@ -173,11 +172,10 @@ def draw_risk_coverage(evaluations: Sequence["Evaluation"]) -> "Figure":
         handles += axes.plot(100 * coverage, 100 * risk, color=color, linestyle=line, linewidth=1.6)
         top = max(top, 100 * float(risk[coverage >= min(0.1, coverage[-1])].max()))
     axes.set_xlim(0, 100)
-    axes.set_ylim(0, 1.6 * top if top > 0 else 1)
+    axes.set_ylim(0, min(100, 1.1 * top) if top > 0 else 1)
     axes.set_xlabel("accepted ID images, %", fontsize=_FONT, color=_INK)
     axes.set_ylabel("wrong labels among them, %", fontsize=_FONT, color=_INK)
-    names = [f"{100 * value:.1f}  {_plain(name, 48)}" for _, name, value in curves]
-    _legend(axes, handles, names, "AURC, %", len(evaluations), place="upper left")
+    _legend(figure, handles, names, "AURC, %", evaluations)
     return figure
 
 
@@ -255,18 +253,19 @@ def draw_heat_map(records: Iterable[Record], metric: str = "auroc") -> "Figure":
 
 
 def threshold_at(id_scores: npt.ArrayLike, tpr: float) -> float:
-    """Find the smallest threshold that keeps a share of the ID images, those with `score <= threshold`.
+    """Find the threshold behind [`~clipn_hf.evaluation.metrics.fpr_at_tpr`], ID positive, exact rule.
 
     Args:
-        id_scores (array of shape `(images,)`): OOD-ness of ID images.
-        tpr (`float`): The share.
+        id_scores (array of shape `(images,)`): OOD-ness of ID images; higher = more OOD.
+        tpr (`float`): The share of the ID images to keep, those with `score <= threshold`.
 
     Returns:
-        `float`: The threshold.
+        `float`: The smallest such threshold.
     """
+    # What the metric lets in of the ID images themselves, and hence up to which of them.
+    kept = fpr_at_tpr(id_scores, id_scores, tpr=tpr)
     ordered = np.sort(np.asarray(id_scores, dtype=np.float64))
-    kept = np.arange(1, len(ordered) + 1) / len(ordered)
-    return float(ordered[np.searchsorted(kept, tpr)])
+    return float(ordered[round(kept * len(ordered)) - 1])
 
 
 def _figure(width: float, height: float, grid: bool = True) -> tuple["Figure", "Axes"]:
@@ -299,31 +298,35 @@ def _draw_groups(axes: "Axes", groups: Sequence[str], rows: int) -> None:
         start += count
 
 
+def _legend_names(curves: "Sequence[tuple[Evaluation, str, float]]") -> list[str]:
+    return [f"{100 * value:.1f}  {_plain(name, 52)}" for _, name, value in curves]
+
+
+def _legend_width(names: Sequence[str]) -> float:
+    """Inches for the lines and the longest name beside the axes, or for the title above."""
+    return 0.6 + 0.07 * max(24, *map(len, names))
+
+
 def _legend(
-    axes: "Axes",
-    handles: list[Any],
-    names: list[str],
-    title: str,
-    given: int,
-    place: Literal["lower right", "upper left"] = "lower right",
+    figure: "Figure", handles: list[Any], names: list[str], title: str, evaluations: "Sequence[Evaluation]"
 ) -> None:
-    if given > len(names):
-        title = f"{title}; the {len(names)} best of {given}"
-    legend = axes.legend(
+    """Name the curves, beside the axes so that none is covered."""
+    lines = [title, f"the {len(names)} best of {len(evaluations)}"] if len(evaluations) > len(names) else [title]
+    seeds = {evaluation.record["seed"] for evaluation in evaluations}
+    if len(seeds) == 1:
+        lines.append(f"seed {seeds.pop()}")
+    figure.legend(
         handles,
         names,
-        title=title,
-        loc=place,
+        title=", ".join(lines),
+        loc="outside right upper",
         fontsize=_FONT - 1,
         title_fontsize=_FONT - 1,
-        frameon=True,
-        framealpha=0.9,
-        edgecolor="none",
+        frameon=False,
         labelcolor=_INK,
-        handlelength=2.6,
+        handlelength=3.2,
         alignment="left",
     )
-    legend.set_zorder(4)
 
 
 def _best_curves(

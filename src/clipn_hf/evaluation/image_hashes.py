@@ -5,7 +5,8 @@
 In two steps, of which the first finds candidates fast and the second decides. A hash of 64 bits is made of the signs
 of the lowest frequencies of a small grey copy; copies of one picture differ in few bits. Because as few bits may
 differ by accident, where pictures are as simple as handwritten digits, the small copies of candidates are then
-compared themselves: as they are, with their coarse shapes removed, and in their colours, if both have some.
+compared themselves: as they are, with their coarse shapes removed, and in their colours. A copy may have lost these
+altogether, if it is as light as before.
 
 Copies that were cropped by more than a little, rotated or mirrored are not found.
 """
@@ -25,6 +26,8 @@ MIN_CORRELATION = 0.95
 MIN_DETAIL_CORRELATION = 0.7
 MAX_TINT_DIFFERENCE = 32  # Levels of 255
 MAX_GREY_TINT = 4  # What compression makes of grey
+# Photographs turned grey by their luma, the mean of their channels or their lightness differ by up to 22 levels.
+MAX_GREY_DIFFERENCE = 24
 
 _BITS = 64
 _BANDS = MAX_DISTANCE + 1  # Of hashes that differ in 7 bits, at least one of 8 bands is equal.
@@ -126,7 +129,8 @@ def near_pairs(
             # Hardly ever, the same image is in the block before.
             new = ~known[high, groups[low]]
             low, high = low[new], high[new]
-            same = _look_alike(thumbnails[low], thumbnails[high]) & _same_colours(tints[low], tints[high])
+            same = _look_alike(thumbnails[low], thumbnails[high])
+            same &= _same_colours(tints[low], tints[high]) | _lost_colours(thumbnails, tints, low, high)
             low, high = low[same], high[same]
             _, once = np.unique(high * known.shape[1] + groups[low], return_index=True)
             low, high = low[once], high[once]
@@ -171,10 +175,22 @@ def _look_alike(first: npt.NDArray[np.uint8], second: npt.NDArray[np.uint8]) -> 
 
 
 def _same_colours(first: npt.NDArray[np.int16], second: npt.NDArray[np.int16]) -> npt.NDArray[np.bool_]:
-    # A copy may have lost its colours, but a red square is no blue one.
-    grey = np.minimum(np.abs(first).max(axis=(1, 2, 3)), np.abs(second).max(axis=(1, 2, 3))) <= MAX_GREY_TINT
-    same: npt.NDArray[np.bool_] = grey | (np.abs(first - second).max(axis=(1, 2, 3)) <= MAX_TINT_DIFFERENCE)
+    same: npt.NDArray[np.bool_] = np.abs(first - second).max(axis=(1, 2, 3)) <= MAX_TINT_DIFFERENCE
     return same
+
+
+def _lost_colours(
+    thumbnails: npt.NDArray[np.uint8],
+    tints: npt.NDArray[np.int16],
+    first: npt.NDArray[np.intp],
+    second: npt.NDArray[np.intp],
+) -> npt.NDArray[np.bool_]:
+    """Whether one of two images is grey and as light as the other."""
+    strongest = np.minimum(*(np.abs(tints[places]).max(axis=(1, 2, 3)) for places in (first, second)))
+    left, right = (thumbnails[places].astype(np.int16) for places in (first, second))
+    # Grey and white squares are no copy of black and orange ones.
+    lost: npt.NDArray[np.bool_] = strongest <= MAX_GREY_TINT
+    return lost & (np.abs(left - right).mean(axis=(1, 2)) <= MAX_GREY_DIFFERENCE)
 
 
 def _detail(thumbnails: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

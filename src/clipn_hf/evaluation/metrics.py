@@ -42,7 +42,7 @@ class Interval(NamedTuple):
     high: float
 
 
-class _Counts(NamedTuple):
+class Counts(NamedTuple):
     """How many images score at most as much as each distinct score, in ascending order of the scores."""
 
     id: npt.NDArray[np.int64]  # (..., scores)
@@ -427,8 +427,8 @@ def bootstrap_interval(
         values = np.concatenate([kernel(counts, **(defaults | arguments)) for counts in chunks])
     else:
         draws = zip(
-            _draw(next(iter(sizes.values())), resamples, seed, stream=0),
-            _draw(len(ood_arrays.get("ood_scores", ())), resamples, seed, stream=1),
+            draw_images(next(iter(sizes.values())), resamples, seed, stream=0),
+            draw_images(len(ood_arrays.get("ood_scores", ())), resamples, seed, stream=1),
             strict=True,
         )
         values = np.array(
@@ -553,7 +553,7 @@ def _count(
     id_values: npt.NDArray[np.float64],
     ood_values: npt.NDArray[np.float64],
     correct: npt.NDArray[np.bool_] | None = None,
-) -> _Counts:
+) -> Counts:
     right = np.empty(0) if correct is None else np.sort(id_values[correct])
     id_values, ood_values = np.sort(id_values), np.sort(ood_values)
     merged = np.concatenate((id_values, ood_values))
@@ -561,7 +561,7 @@ def _count(
     ends = np.append(np.flatnonzero(merged[1:] != merged[:-1]) + 1, len(merged))
     distinct = merged[ends - 1]
     id_counts = np.searchsorted(id_values, distinct, side="right")
-    return _Counts(id_counts, ends - id_counts, np.searchsorted(right, distinct, side="right"))
+    return Counts(id_counts, ends - id_counts, np.searchsorted(right, distinct, side="right"))
 
 
 def resample_counts(
@@ -570,7 +570,7 @@ def resample_counts(
     correct: npt.NDArray[np.bool_] | None,
     resamples: int,
     seed: int,
-) -> Iterator[_Counts]:
+) -> Iterator[Counts]:
     """Count in resamples, a chunk of them at a time: arrays of shape `(resamples in the chunk, scores)`."""
     distinct = np.unique(np.concatenate((id_values, ood_values)))
     id_places, ood_places = np.searchsorted(distinct, id_values), np.searchsorted(distinct, ood_values)
@@ -584,17 +584,17 @@ def resample_counts(
 
     rows = max(1, _CHUNK // (len(id_values) + len(ood_values)))
     draws = zip(
-        _draw(len(id_values), resamples, seed, stream=0, rows=rows),
-        _draw(len(ood_values), resamples, seed, stream=1, rows=rows),
+        draw_images(len(id_values), resamples, seed, stream=0, rows=rows),
+        draw_images(len(ood_values), resamples, seed, stream=1, rows=rows),
         strict=True,
     )
     for id_draw, ood_draw in draws:
         id_counts = count(id_places[id_draw])
         right = np.zeros_like(id_counts) if correct_places is None else count(correct_places[id_draw])
-        yield _Counts(id_counts, count(ood_places[ood_draw]), right)
+        yield Counts(id_counts, count(ood_places[ood_draw]), right)
 
 
-def _draw(images: int, resamples: int, seed: int, stream: int, rows: int = 1) -> Iterator[npt.NDArray[np.int64]]:
+def draw_images(images: int, resamples: int, seed: int, stream: int, rows: int = 1) -> Iterator[npt.NDArray[np.int64]]:
     """Draw images with replacement: indices of shape `(rows or fewer, images)`, the same for every number of rows."""
     generator = np.random.default_rng([seed, stream])
     for start in range(0, resamples, rows):
@@ -606,7 +606,7 @@ def _draw(images: int, resamples: int, seed: int, stream: int, rows: int = 1) ->
 # which a distinct score may have no image.
 
 
-def _in_order(counts: _Counts, positive: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def _in_order(counts: Counts, positive: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Return the true and the false positives as thresholds let more and more images in."""
     if positive == "id":
         return counts.id, counts.ood
@@ -621,7 +621,7 @@ def _before(cumulative: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return shifted
 
 
-def _auroc(counts: _Counts) -> npt.NDArray[np.float64]:
+def _auroc(counts: Counts) -> npt.NDArray[np.float64]:
     return _pairs(counts.id, counts.ood) / (2 * counts.id[..., -1] * counts.ood[..., -1])
 
 
@@ -630,7 +630,7 @@ def _pairs(lower: npt.NDArray[np.int64], higher: npt.NDArray[np.int64]) -> npt.N
     return ((higher - _before(higher)) * (lower + _before(lower))).sum(axis=-1)
 
 
-def _aupr(counts: _Counts, *, positive: str, rule: str) -> npt.NDArray[np.float64]:
+def _aupr(counts: Counts, *, positive: str, rule: str) -> npt.NDArray[np.float64]:
     true, false = _in_order(counts, positive)
     accepted = true + false
     # Before the first image is let in, precision is 1.
@@ -642,7 +642,7 @@ def _aupr(counts: _Counts, *, positive: str, rule: str) -> npt.NDArray[np.float6
     return ((true - _before(true)) * precision).sum(axis=-1) / true[..., -1]
 
 
-def _fpr_at_tpr(counts: _Counts, *, tpr: float, positive: str, rule: str) -> npt.NDArray[np.float64]:
+def _fpr_at_tpr(counts: Counts, *, tpr: float, positive: str, rule: str) -> npt.NDArray[np.float64]:
     true, false = _in_order(counts, positive)
     tpr_curve = true / true[..., -1:]
     if rule == "linear":
@@ -672,12 +672,12 @@ def _take(values: npt.NDArray[Any], place: npt.NDArray[np.intp]) -> npt.NDArray[
     return np.take_along_axis(values, place[..., None], axis=-1)[..., 0]
 
 
-def _detection_accuracy(counts: _Counts) -> npt.NDArray[np.float64]:
+def _detection_accuracy(counts: Counts) -> npt.NDArray[np.float64]:
     gain = counts.id / counts.id[..., -1:] - counts.ood / counts.ood[..., -1:]
     return (1 + gain.max(axis=-1)) / 2
 
 
-def _id_accuracy(counts: _Counts) -> npt.NDArray[np.float64]:
+def _id_accuracy(counts: Counts) -> npt.NDArray[np.float64]:
     return counts.correct[..., -1] / counts.id[..., -1]
 
 
@@ -686,26 +686,26 @@ def _harmonic_numbers(last: int) -> npt.NDArray[np.float64]:
     return np.concatenate(([0.0], np.cumsum(1 / np.arange(1, last + 1))))
 
 
-def _aurc(counts: _Counts) -> npt.NDArray[np.float64]:
+def _aurc(counts: Counts) -> npt.NDArray[np.float64]:
     kept = counts.id + counts.ood
     wrong = kept - counts.correct
     kept_before, wrong_before = _before(kept), _before(wrong)
     group, wrong_in_group = kept - kept_before, wrong - wrong_before
     # In a random order of a group of equal scores, errors grow linearly: after k images in all, the expected risk is
     # `share + (wrong_before - share * kept_before) / k`, whose sum over the group has harmonic numbers in it.
-    harmonic = _harmonic_numbers(int(kept[..., -1].max()))
+    harmonic = _harmonic_numbers(int(kept[..., -1].max()))[kept]
     share = wrong_in_group / np.maximum(group, 1)
-    tied = wrong_in_group + (wrong_before - share * kept_before) * (harmonic[kept] - harmonic[kept_before])
+    tied = wrong_in_group + (wrong_before - share * kept_before) * (harmonic - _before(harmonic))
     # The difference of harmonic numbers loses digits, which a single image need not.
     risk = np.where(group == 1, wrong / np.maximum(kept, 1), tied)
     return risk.sum(axis=-1) / kept[..., -1]
 
 
-def _oscr(counts: _Counts) -> npt.NDArray[np.float64]:
+def _oscr(counts: Counts) -> npt.NDArray[np.float64]:
     return _pairs(counts.correct, counts.ood) / (2 * counts.id[..., -1] * counts.ood[..., -1])
 
 
-def _ccr_at_fpr(counts: _Counts, *, fpr: float) -> npt.NDArray[np.float64]:
+def _ccr_at_fpr(counts: Counts, *, fpr: float) -> npt.NDArray[np.float64]:
     allowed = most_within(fpr, int(counts.ood[..., -1].max()))  # resamples all have the same number of images
     place = (counts.ood <= allowed).sum(axis=-1)
     correct = np.where(place > 0, _take(counts.correct, np.maximum(place - 1, 0)), 0)

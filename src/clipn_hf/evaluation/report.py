@@ -15,7 +15,7 @@ import os
 import statistics
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -26,10 +26,12 @@ from .figures import MISSING, draw_heat_map, draw_histograms, draw_risk_coverage
 from .published import published_results
 from .tables import (
     AVERAGE,
+    DEFAULT_METRICS,
     METRICS,
     PUBLISHED_NOTE,
     ResultTable,
     metric_title,
+    nothing_published,
     public_name,
     published_rows,
     published_sources,
@@ -49,7 +51,6 @@ MAX_FINDINGS = 100
 MAX_ITEMS = 20
 MAX_LABELS = 200
 
-_MAIN_METRICS = ("auroc", "fpr95")
 _SHIFTED = "covariate-shift"
 _COLUMNS = 6
 _DPI = 150
@@ -92,6 +93,8 @@ class ReportedResult(Protocol):
     def findings(self) -> Sequence[ReportedFinding]: ...
     @property
     def skipped(self) -> Sequence[str]: ...
+    @property
+    def averages(self) -> Sequence[Mapping[str, Any]]: ...
 
 
 def write_report(
@@ -124,7 +127,7 @@ def write_report(
 
     sections = [
         _summary(result, records, names),
-        _section("Results", *_tables(records), _published(result.suite.name) if published else ""),
+        _section("Results", *_tables(result, records), _published(result.suite.name) if published else ""),
         _findings(result.findings),
         _figures(records, shown, names, of_seed),
         _set_details(shown, names, max_tiles, of_seed),
@@ -179,12 +182,17 @@ def _summary(
     """Say what was evaluated, and what came out, in a few lines."""
     suite = result.suite
     best = _best_rows(records, names)
+    means = {key: _group_means(records, key, "auroc") for key in names}
     items = []
     for key in best:
         model, method = names[key]
-        values = [
-            f"{group} OOD <b>{100 * value:.1f}</b>" for group, value in _group_means(records, key, "auroc").items()
-        ]
+        values = []
+        for group, value in means[key].items():
+            rivals = [other for other, (owner, _) in names.items() if owner == model and group in means[other]]
+            first = max(rivals, key=lambda other: means[other][group])
+            is_beaten = round(100 * means[first][group], 1) > round(100 * value, 1)
+            rival = f" ({_escape(names[first][1])}: {100 * means[first][group]:.1f})" if is_beaten else ""
+            values.append(f"{group} OOD <b>{100 * value:.1f}</b>{rival}")
         items.append(f"<li><b>{_escape(method)}</b> with {_escape(model)}: AUROC {', '.join(values)}</li>")
     found = [finding.severity for finding in result.findings]
     counts = [f"{found.count(name)} {name}{'s' * (found.count(name) > 1)}" for name in _SEVERITIES if name in found]
@@ -199,11 +207,18 @@ def _summary(
         str(max(record["date"] for record in records))[:10],
     ]
     chips = "".join(f'<span class="chip">{_escape(fact)}</span>' for fact in facts if fact)
-    heading = "Best method of each model" if len(names) > len(best) else "In short"
+    note = "AUROC in percent, the mean over the sets of a group; 50 is chance."
+    heading = "In short"
+    if len(names) > len(best):
+        heading = "Best method of each model"
+        note += (
+            " Best is the highest mean of near and far OOD, both counted alike; where another method is better in one "
+            "group, it stands in brackets. The choice was made on these very sets: expect less on others."
+        )
     return (
         f"<header>\n<h1>OOD detection: {_escape(suite.name)}</h1>\n{_paragraph(suite.description, 'lead')}"
         f"<p>{chips}</p>\n<h3>{heading}</h3>\n<ul>\n{''.join(items)}</ul>\n"
-        f"{_paragraph('AUROC in percent, the mean over the sets of a group; 50 is chance.', 'note')}</header>\n"
+        f"{_paragraph(note, 'note')}</header>\n"
     )
 
 
@@ -231,12 +246,16 @@ def _best_rows(records: Sequence[Mapping[str, Any]], names: Mapping[str, tuple[s
     return [key for _, key in best.values()]
 
 
-def _tables(records: Sequence[Mapping[str, Any]]) -> list[str]:
+def _tables(result: ReportedResult, records: Sequence[Mapping[str, Any]]) -> list[str]:
     parts = []
-    for suite in result_tables(records, METRICS):
+    compared = [record["metrics"] for record in records if record["set"]["group"] != _SHIFTED]
+    metrics = [metric for metric in METRICS if any(metric in measured for measured in compared)]
+    # Sets of another style alone have tables of their own, which come with any metric.
+    for suite in result_tables(records, metrics or None, result.averages):
         parts.append(_paragraph(" ".join(suite.notes), "note"))
-        parts += [_result_table(table) for table in suite.tables if table.metric in _MAIN_METRICS]
-        others = [_result_table(table) for table in suite.tables if table.metric not in _MAIN_METRICS]
+        by_metric = {table.metric: table for table in suite.tables}
+        parts += [_result_table(by_metric[metric]) for metric in DEFAULT_METRICS if metric in by_metric]
+        others = [_result_table(table) for metric, table in by_metric.items() if metric not in DEFAULT_METRICS]
         if suite.shifted_tables:
             parts.append("<h3>Covariate shift: the same labels in another style</h3>\n")
             parts += [_result_table(table) for table in suite.shifted_tables]
@@ -262,8 +281,8 @@ def _result_table(table: ResultTable) -> str:
             if cell is None:
                 cells.append(f'<td class="{kind}">–</td>')
                 continue
-            spread = "" if cell.spread is None else f' <span class="spread">± {100 * cell.spread:.1f}</span>'
-            cells.append(f'<td class="{kind}">{100 * cell.value:.1f}{spread}</td>')
+            spread = f' <span class="spread">{cell.spread}</span>' if cell.spread else ""
+            cells.append(f'<td class="{kind}">{cell.number}{spread}</td>')
         model = "" if row.model == last else _escape(row.model)
         kind = ' class="first"' if model and last is not None else ""
         rows.append(f"<tr{kind}><td>{model}</td><th scope=row>{_escape(row.method)}</th>{''.join(cells)}</tr>")
@@ -279,12 +298,12 @@ def _result_table(table: ResultTable) -> str:
 def _published(suite: str) -> str:
     results = published_results(suite)
     parts = []
-    for metric in _MAIN_METRICS:
+    for metric in DEFAULT_METRICS:
         header, rows, texts = published_rows(results, metric)
         if rows:
             parts.append(_grid(header, rows, texts, kind="published"))
     if not parts:
-        return ""
+        return _paragraph(nothing_published(suite), "note")
     sources = "".join(f"<li>{_escape(source)}</li>" for source in published_sources(results))
     note = _paragraph(PUBLISHED_NOTE, "note")
     return f'<h3>Published</h3>\n{note}{"".join(parts)}<ol class="note">{sources}</ol>\n'
@@ -330,29 +349,38 @@ def _figures(
     )
 
 
-def _draw(drawings: "Sequence[Callable[[], Figure]]") -> list[str] | None:
+class _Picture(NamedTuple):
+    """A figure to show: its address, and the width in CSS pixels at which its letters are as large as those around."""
+
+    address: str
+    width: int | None = None
+
+
+def _draw(drawings: "Sequence[Callable[[], Figure]]") -> list[_Picture] | None:
     """Draw figures as data URIs, or return None without matplotlib."""
-    addresses = []
+    pictures = []
     try:
         for draw in drawings:
             stream = io.BytesIO()
             with warnings.catch_warnings():
                 # The font lacks letters of some scripts; a box stands in their place.
                 warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-                draw().savefig(stream, format="png", dpi=_DPI, metadata={"Software": None})
-            addresses.append(_data_uri(stream.getvalue(), "png"))
+                figure = draw()
+                figure.savefig(stream, format="png", dpi=_DPI, metadata={"Software": None})
+            pictures.append(_Picture(_data_uri(stream.getvalue(), "png"), round(96 * figure.get_size_inches()[0])))
     except ImportError:
         return None
-    return addresses
+    return pictures
 
 
 def _data_uri(content: bytes, kind: str) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def _figure(address: str, caption: str, kind: str = "") -> str:
+def _figure(picture: _Picture, caption: str, kind: str = "") -> str:
+    width = "" if picture.width is None else f' width="{picture.width}"'
     return (
-        f'<figure class="{kind}"><img src="{address}" alt="{_escape(caption)}" loading="lazy">'
+        f'<figure class="{kind}"><img src="{picture.address}"{width} alt="{_escape(caption)}" loading="lazy">'
         f"<figcaption>{_escape(caption)}</figcaption></figure>\n"
     )
 
@@ -460,7 +488,7 @@ def _mistakes(evaluation: "Evaluation", name: tuple[str, str], max_tiles: int, o
         return listing
     stream = io.BytesIO()
     contact_sheet(tiles, columns=_COLUMNS).save(stream, "JPEG", quality=82)
-    return _figure(_data_uri(stream.getvalue(), "jpeg"), what, "sheet") + listing
+    return _figure(_Picture(_data_uri(stream.getvalue(), "jpeg")), what, "sheet") + listing
 
 
 def _set_up(result: ReportedResult, records: Sequence[Mapping[str, Any]]) -> str:
@@ -482,8 +510,16 @@ def _set_up(result: ReportedResult, records: Sequence[Mapping[str, Any]]) -> str
         parts.append(_details("Protocol", f"<pre>{_escape(suite.protocol)}</pre>"))
 
     parts.append("<h3>Sets</h3>\n")
-    header = ["set", "group", "note", "images", "unreadable", "digest"]
+    header = ["set", "group", "note", "images", "unreadable", "left out", "by the protocol", "digest"]
     parts.append(_grid(header, _set_rows(records), texts=3, kind="sets"))
+    if any("excluded" in record["set"] for record in records):
+        parts.append(
+            _paragraph(
+                "Left out are images that the suite does not ask for: other classes or rows, and what a limit did not "
+                "draw. The protocol's number is that of all images of its classes, before any limit.",
+                "note",
+            )
+        )
 
     parts.append("<h3>Models</h3>\n")
     models = {str(record["model"]): record["model"] for record in records}
@@ -561,7 +597,13 @@ def _set_rows(records: Sequence[Mapping[str, Any]]) -> list[list[str]]:
                 name,
                 group,
                 members[0].get("note") or "",
-                *(_span([member[key] for member in members]) for key in ("images", "unreadable")),
+                # What a saved detector was fitted on has no counts besides its images.
+                *(
+                    _span(counts)
+                    if (counts := [member[key] for member in members if member.get(key) is not None])
+                    else ""
+                    for key in ("images", "unreadable", "excluded", "expected")
+                ),
                 digests[0] if len(digests) == 1 else f"{len(digests)} draws",
             ]
         )
@@ -609,13 +651,13 @@ tbody tr:hover { background: var(--card); }
 tr.first > * { border-top: 1px solid var(--rule); }
 .average { border-left: 1px solid var(--rule); }
 .best { background: var(--best); font-weight: 700; }
-.spread { color: var(--faded); font-weight: normal; font-size: .85em; }
+.spread { display: block; color: var(--faded); font-weight: normal; font-size: .8em; }
 table.names td { text-align: left; overflow-wrap: anywhere; }
 figure { margin: 1em 0; }
 figure img { display: block; max-width: 100%; height: auto; background: #fff; border-radius: 8px; }
 @media (prefers-color-scheme: dark) { figure img { padding: 8px; } figure.sheet img { padding: 0; } }
 figcaption { margin-top: .4em; }
-.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(320px, 1fr)); gap: 20px; align-items: end; }
+.pair { display: flex; flex-wrap: wrap; gap: 0 20px; align-items: end; }
 .findings { list-style: none; padding: 0; }
 .findings li { padding: .5em .8em; margin: .4em 0; background: var(--card); border-left: 4px solid var(--note);
   border-radius: 4px; overflow-wrap: anywhere; }

@@ -1,8 +1,9 @@
 # Copyright 2026 The clipn-hf authors
 # SPDX-License-Identifier: Apache-2.0
-"""Results of an evaluation: one record per model, method, set and seed, the scores behind it, and comparisons.
+"""Results of an evaluation: one record per model, method, set and seed, and the scores behind it.
 
 results.jsonl           one record per line, with everything needed to make it again
+averages.json           averages over the sets of one group, with intervals
 scores/*.safetensors    the scores and predictions of each record, for paired comparisons and figures
 """
 
@@ -11,47 +12,56 @@ import json
 import operator
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
-from tqdm import tqdm
 
 from ..files import atomic_path
 from .metrics import (
     KERNELS,
+    Counts,
     aupr,
     aurc,
     auroc,
     ccr_at_fpr,
     detection_accuracy,
+    draw_images,
     fpr_at_tpr,
     id_accuracy,
     oscr,
-    resample_counts,
 )
 
 if TYPE_CHECKING:
     from .sets import LoadedSet
 
+# What a metric is computed from: scores of ID and of the compared set, predictions and labels of ID.
+MetricData = tuple[npt.NDArray[Any], npt.NDArray[Any] | None, npt.NDArray[Any] | None, npt.NDArray[Any] | None]
+
 SCHEMA_VERSION = 1
+RECORDS_NAME = "results.jsonl"
+AVERAGES_NAME = "averages.json"
 CONFIDENCE = 0.95
 CONVENTION: Mapping[str, Any] = MappingProxyType(
     {"fpr_positive": "id", "fpr_rule": "exact", "tpr": 0.95, "aupr_rule": "average_precision"}
 )
 
+# Images that one chunk of resamples holds. Arrays that stay in the cache of a processor are several times as fast.
+_CHUNK = 2**15
 _SCORES_FORMAT = "clipn_hf scores 1"
+# What an average has in common with the records of its sets.
+_AVERAGED = (
+    *("schema_version", "suite", "suite_sha256", "convention", "model", "method", "settings"),
+    *("templates", "no_templates", "seed"),
+)
 _REQUIRED = ("suite", "model", "method", "labels", "seed", "id_set", "set", "convention", "metrics")
-# What tells apart the records of one file, from the strictest on: the two files need not have the same models or the
-# same methods in them.
-_MATCHES = (("model", "method"), ("method",), ("model",), ())
 
 
 @dataclass(frozen=True)
@@ -64,6 +74,8 @@ class Metric:
         needs_ood (`bool`): Whether it compares two sets; otherwise it is one of the ID images alone.
         needs_labels (`bool`): Whether it looks at predictions.
         complement (`bool`): Whether the record has 1 minus the function.
+        steps (`"id"` or `"ood"`, *optional*):
+            The images each of which moves the metric. Without, only their order among those of the other set does.
     """
 
     function: Callable[..., float]
@@ -71,6 +83,7 @@ class Metric:
     needs_ood: bool = True
     needs_labels: bool = False
     complement: bool = False
+    steps: Literal["id", "ood"] | None = None
 
 
 METRICS: Mapping[str, Metric] = MappingProxyType(
@@ -78,11 +91,11 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
         "auroc": Metric(auroc),
         "fpr95": Metric(fpr_at_tpr, {"tpr": 0.95, "positive": "id", "rule": "exact"}),
         "fpr95_ood_positive": Metric(fpr_at_tpr, {"tpr": 0.95, "positive": "ood", "rule": "exact"}),
-        "aupr_in": Metric(aupr, {"positive": "id", "rule": "average_precision"}),
-        "aupr_out": Metric(aupr, {"positive": "ood", "rule": "average_precision"}),
+        "aupr_in": Metric(aupr, {"positive": "id", "rule": "average_precision"}, steps="id"),
+        "aupr_out": Metric(aupr, {"positive": "ood", "rule": "average_precision"}, steps="ood"),
         "detection_accuracy": Metric(detection_accuracy),
         "id_accuracy": Metric(id_accuracy, needs_ood=False, needs_labels=True),
-        "aurc": Metric(aurc, needs_ood=False, needs_labels=True),
+        "aurc": Metric(aurc, needs_ood=False, needs_labels=True, steps="id"),
         "oscr": Metric(oscr, needs_labels=True),
         "ccr_at_fpr1": Metric(ccr_at_fpr, {"fpr": 0.01}, needs_labels=True),
         "rejected_at_tpr95": Metric(fpr_at_tpr, {"tpr": 0.95, "positive": "id", "rule": "exact"}, complement=True),
@@ -125,45 +138,45 @@ class Evaluation:
     labels: list[str]
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """The difference that two records show on the same images.
+class Draws:
+    """How many times each resample of the bootstrap has each image, remembered as long as there is room.
+
+    The draws depend on the seed and the number of images alone, so that all methods and metrics can share them.
 
     Args:
-        suite (`str`): Name of the suite.
-        set (`str`): Name of the set that is compared with ID.
-        group (`str`): `"near"`, `"far"` or `"covariate-shift"`.
-        seed (`int`): Seed of the records.
-        metric (`str`): A key of `METRICS`.
-        a (`str`): Model and method of the first record.
-        b (`str`): Model and method of the second one.
-        value_a (`float`): The metric of the first record.
-        value_b (`float`): The metric of the second one.
-        difference (`float`): `value_b - value_a`.
-        low (`float`): Lower end of the bootstrap percentile interval of the difference.
-        high (`float`): Upper end.
-        p_value (`float`):
-            Two-sided, of the hypothesis that there is no difference: twice the share of resamples in which it has the
-            other sign or none.
-        resamples (`int`): How many resamples were drawn.
-        confidence (`float`): Share of the resampled differences between `low` and `high`.
+        max_bytes (`int`, *optional*, defaults to 2**29): How much to remember: one byte per image and resample.
     """
 
-    suite: str
-    set: str
-    group: str
-    seed: int
-    metric: str
-    a: str
-    b: str
-    value_a: float
-    value_b: float
-    difference: float
-    low: float
-    high: float
-    p_value: float
-    resamples: int
-    confidence: float = CONFIDENCE
+    def __init__(self, max_bytes: int = 2**29) -> None:
+        self._room = max_bytes
+        self._known: dict[tuple[int, int, int, int], npt.NDArray[np.uint8]] = {}
+
+    def counts(
+        self, images: int, resamples: int, seed: int, stream: int, rows: int
+    ) -> Iterator[npt.NDArray[np.uint8]]:
+        """Yield arrays of shape `(rows or fewer, images)`, the same for every number of rows.
+
+        Args:
+            images (`int`): How many images there are; as many are drawn.
+            resamples (`int`): How many resamples there are.
+            seed (`int`): Seed of the draws.
+            stream (`int`): 0 for ID images, another number for each set that is drawn by itself.
+            rows (`int`): How many resamples to yield at once.
+        """
+        key = images, resamples, seed, stream
+        known = self._known.get(key)
+        if known is None and images * resamples <= self._room:
+            self._room -= images * resamples
+            known = np.empty((resamples, images), dtype=np.uint8)
+            step = max(1, _CHUNK // max(1, images))
+            for start, drawn in enumerate(_count_draws(*key, rows=step)):
+                known[start * step : (start + 1) * step] = drawn
+            self._known[key] = known
+        if known is None:
+            yield from _count_draws(*key, rows=rows)
+        else:
+            for start in range(0, resamples, rows):
+                yield known[start : start + rows]
 
 
 def measure(
@@ -175,11 +188,11 @@ def measure(
     *,
     resamples: int = 1000,
     seed: int = 0,
+    draws: "Draws | None" = None,
 ) -> dict[str, dict[str, float | None]]:
     """Compute several metrics and their bootstrap intervals, which share the draws.
 
-    Each interval is the one of [`~clipn_hf.evaluation.metrics.bootstrap_interval`]; drawing and counting, which take
-    most of the time, happen once for all metrics.
+    Each interval is the one of [`~clipn_hf.evaluation.metrics.bootstrap_interval`], at a fraction of its cost.
 
     Args:
         names (`Iterable[str]`): Keys of `METRICS`.
@@ -189,6 +202,7 @@ def measure(
         id_labels (`numpy.ndarray` of shape `(id images,)`, *optional*): The right ones.
         resamples (`int`, *optional*, defaults to 1000): How many resamples; with 0 there are no intervals.
         seed (`int`, *optional*, defaults to 0): Seed of the draws.
+        draws ([`Draws`], *optional*): Shared by several calls, it spares all but the first the drawing.
 
     Returns:
         `dict`: `{"value": …, "low": …, "high": …}` for each name; `low` and `high` are None without resamples.
@@ -208,15 +222,16 @@ def measure(
     """
     names = list(names)
     values = {
-        name: _compute(METRICS[name], id_scores, ood_scores, id_predictions, id_labels)
+        name: compute_metric(METRICS[name], id_scores, ood_scores, id_predictions, id_labels)
         for name in names  # Checks the data, too.
     }
     if not check_resampling(resamples, seed):
         return {name: {"value": value, "low": None, "high": None} for name, value in values.items()}
-    drawn = _resample_metrics(names, id_scores, ood_scores, id_predictions, id_labels, resamples, seed)
+    data = (id_scores, ood_scores, id_predictions, id_labels)
+    drawn = resample_metrics(names, *data, resamples=resamples, seed=seed, draws=draws)
     measured: dict[str, dict[str, float | None]] = {}
     for name, value in values.items():
-        low, high = _interval(drawn[name])
+        low, high = percentile_interval(drawn[name])
         measured[name] = {"value": value, "low": low, "high": high}
     return measured
 
@@ -252,18 +267,20 @@ def read_records(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """Read records.
 
     Args:
-        path (`str` or `os.PathLike`): A file that `write_records` wrote.
+        path (`str` or `os.PathLike`): A file that `write_records` wrote, or the folder of its `results.jsonl`.
 
     Returns:
         `list[dict]`: The records.
 
     Raises:
         OSError: The file cannot be read.
+        FileNotFoundError: There is no such file.
         ValueError: A line is cut off, is no record, is of another version or has NaN in it; the message has its
             number. There are no records.
     """
+    path = records_path(path)
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is no text in UTF-8 ({error}); name the results.jsonl of an evaluation.") from error
     records = []
@@ -287,6 +304,163 @@ def read_records(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     return records
 
 
+def average_intervals(
+    evaluations: Sequence[Evaluation],
+    metrics: Sequence[str] = ("auroc", "fpr95", "fpr95_ood_positive"),
+    *,
+    resamples: int = 1000,
+    draws: Draws | None = None,
+) -> list[dict[str, Any]]:
+    """Average metrics over the sets of each group, with bootstrap intervals.
+
+    A resample draws the ID images once, for all sets, and the images of every set by themselves. Averages are plain
+    means over sets.
+
+    Args:
+        evaluations (`Sequence` of [`Evaluation`]): Those of any number of models, methods, sets and seeds.
+        metrics (`Sequence[str]`, *optional*, defaults to `("auroc", "fpr95", "fpr95_ood_positive")`):
+            Names of metrics. What is no key of `METRICS`, or of the ID images alone, has no such average and is passed
+            over. Covariate-shifted sets have the metrics of `SHIFT_METRICS` in any case.
+        resamples (`int`, *optional*, defaults to 1000): How many resamples; with 0 there are no averages.
+        draws ([`Draws`], *optional*): Shared with other calls, it spares drawing again.
+
+    Returns:
+        `list[dict]`: One entry for each model, method, seed and group of at least two sets, with the keys of a record
+        that say what was measured, and `"group"`, `"sets"`, `"metrics"` and `"bootstrap"`.
+
+    Raises:
+        ValueError: `resamples` is negative.
+    """
+    if not check_resampling(resamples, seed=0):
+        return []
+    draws = draws or Draws()
+    groups: dict[str, list[Evaluation]] = {}
+    for evaluation in evaluations:
+        record = evaluation.record
+        identity = [{name: record.get(name) for name in _AVERAGED}, record["set"]["group"]]
+        groups.setdefault(json.dumps(identity, sort_keys=True), []).append(evaluation)
+    entries = []
+    for members in groups.values():
+        record = members[0].record
+        group, seed = record["set"]["group"], record["seed"]
+        wanted = SHIFT_METRICS if group == SHIFT else metrics
+        names = [name for name in dict.fromkeys(wanted) if name in METRICS and METRICS[name].needs_ood]
+        if len(members) < 2 or not names:
+            continue
+        # By name, so that the order of the sets in a suite does not change the draws.
+        members = sorted(members, key=lambda evaluation: str(evaluation.record["set"]["name"]))
+        data: list[MetricData] = [
+            (one.id_scores, one.ood_scores, one.id_predictions, one.id_labels) for one in members
+        ]
+        drawn = average_resamples(names, data, resamples=resamples, seed=seed, draws=draws)
+        measured: dict[str, dict[str, float]] = {}
+        for name in names:
+            value = float(np.mean([compute_metric(METRICS[name], *own) for own in data]))
+            low, high = percentile_interval(drawn[name])
+            measured[name] = {"value": value, "low": low, "high": high}
+        entries.append(
+            {
+                **{name: record.get(name) for name in _AVERAGED},
+                "group": group,
+                "sets": [one.record["set"]["name"] for one in members],
+                "metrics": measured,
+                "bootstrap": {"resamples": resamples, "confidence": CONFIDENCE, "seed": seed},
+            }
+        )
+    return entries
+
+
+def average_resamples(
+    names: Sequence[str],
+    sets: Sequence[MetricData],
+    *,
+    resamples: int,
+    seed: int,
+    draws: Draws | None = None,
+) -> dict[str, npt.NDArray[np.float64]]:
+    """Average metrics over several sets in each resample, which has the same ID images for all.
+
+    Args:
+        names (`Sequence[str]`): Keys of `METRICS`.
+        sets (`Sequence` of tuples):
+            For each set what `resample_metrics` takes: scores of ID and of the set, predictions and labels of ID.
+        resamples (`int`): How many resamples.
+        seed (`int`): Seed of the draws.
+        draws ([`Draws`], *optional*): What to share the draws by.
+
+    Returns:
+        `dict[str, numpy.ndarray]`: The averages, `(resamples,)`, float64.
+    """
+    # Sets of one size would otherwise be drawn in the same rows, as if their images belonged together.
+    drawn = [
+        resample_metrics(names, *data, resamples=resamples, seed=seed, draws=draws, stream=stream)
+        for stream, data in enumerate(sets, start=1)
+    ]
+    return {name: np.mean([one[name] for one in drawn], axis=0) for name in names}
+
+
+def write_averages(path: str | os.PathLike[str], averages: Sequence[Mapping[str, Any]]) -> None:
+    """Write averages as JSON. The file appears when it is complete.
+
+    Args:
+        path (`str` or `os.PathLike`): The file to write; one that is there is replaced.
+        averages (`Sequence[Mapping]`): What `average_intervals` returned.
+
+    Raises:
+        ValueError: An average has NaN or an infinite number in it.
+        OSError: The file cannot be written.
+    """
+    text = json.dumps(list(averages), indent=1, allow_nan=False, ensure_ascii=False)
+    with atomic_path(path) as partial:
+        partial.write_text(f"{text}\n", encoding="utf-8", newline="\n")
+
+
+def read_averages(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Read averages.
+
+    Args:
+        path (`str` or `os.PathLike`): A file that `write_averages` wrote.
+
+    Returns:
+        `list[dict]`: The averages.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: The file is cut off, is of another version, or holds something else.
+    """
+    try:
+        averages = json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+    except ValueError as error:
+        raise ValueError(f"{path} is no complete file of averages ({error}); evaluate again.") from error
+    if not isinstance(averages, list):
+        raise ValueError(f"{path} must hold a list of averages, got {type(averages).__name__}; evaluate again.")
+    for position, entry in enumerate(averages):
+        _check_entry(entry, f"Average {position} of {path}", (*_AVERAGED, "group", "sets", "metrics"))
+    return averages
+
+
+def records_path(path: str | os.PathLike[str]) -> Path:
+    """Find the file of records that a path means: itself, or `results.jsonl` in a folder.
+
+    Args:
+        path (`str` or `os.PathLike`): A file or a folder.
+
+    Returns:
+        `Path`: The file.
+
+    Raises:
+        FileNotFoundError: There is none.
+    """
+    file = Path(path)
+    if file.is_dir():
+        if not (file / RECORDS_NAME).is_file():
+            raise FileNotFoundError(f"The folder {path} has no {RECORDS_NAME}; name the output of an evaluation.")
+        return file / RECORDS_NAME
+    if not file.exists():
+        raise FileNotFoundError(f"There is no file {path}; name the {RECORDS_NAME} of an evaluation, or its folder.")
+    return file
+
+
 def save_scores(evaluation: Evaluation, folder: Path) -> dict[str, str]:
     """Save scores and predictions of an evaluation.
 
@@ -308,6 +482,8 @@ def save_scores(evaluation: Evaluation, folder: Path) -> dict[str, str]:
     tensors: dict[str, npt.NDArray[Any]] = {
         name: np.ascontiguousarray(getattr(evaluation, name)) for name in _SCORE_TENSORS
     }
+    if evaluation.ood_set.labels is not None:
+        tensors["ood_labels"] = np.asarray(evaluation.ood_set.labels, dtype=np.int64)[evaluation.ood_rows]
     # One entry alone, because safetensors writes several in an order that changes.
     content = save_tensors(tensors, metadata={"format": _SCORES_FORMAT})
     file = f"scores/{stem}.safetensors"
@@ -326,7 +502,7 @@ def load_scores(record: Mapping[str, Any], folder: str | os.PathLike[str]) -> di
 
     Returns:
         `dict[str, numpy.ndarray]`: `id_scores`, `ood_scores`, `id_predictions`, `id_labels`, `ood_predictions`,
-        `id_rows` and `ood_rows`, as in [`Evaluation`].
+        `id_rows` and `ood_rows`, as in [`Evaluation`], and `ood_labels` if the compared set has the labels of ID.
 
     Raises:
         ValueError: The record has no scores, or their file was changed.
@@ -353,55 +529,6 @@ def load_scores(record: Mapping[str, Any], folder: str | os.PathLike[str]) -> di
     if missing := [name for name in _SCORE_TENSORS if name not in tensors]:
         raise ValueError(f"The scores of {what} in {file} lack {', '.join(missing)}; evaluate again.")
     return tensors
-
-
-def compare(
-    a: str | os.PathLike[str],
-    b: str | os.PathLike[str],
-    metric: str = "auroc",
-    resamples: int = 1000,
-    seed: int = 0,
-    progress: bool = True,
-) -> list[Comparison]:
-    """Compare two evaluations on the same images by the paired bootstrap.
-
-    Each resample draws the same images for both, so that what makes an image easy or hard for both cancels out.
-    Records are paired by suite, set and seed, and by model and method as far as both files have them in common: two
-    files with the same methods of two models are compared method by method, for example.
-
-    Args:
-        a (`str` or `os.PathLike`): `results.jsonl` of the first evaluation, with the folder `scores` beside it.
-        b (`str` or `os.PathLike`): That of the second one.
-        metric (`str`, *optional*, defaults to `"auroc"`): A key of `METRICS`.
-        resamples (`int`, *optional*, defaults to 1000): How many resamples to draw.
-        seed (`int`, *optional*, defaults to 0): Seed of the draws.
-        progress (`bool`, *optional*, defaults to `True`): Whether to show a bar, if there is a terminal.
-
-    Returns:
-        `list` of [`Comparison`]: In the order of the first file.
-
-    Raises:
-        FileNotFoundError: A file is missing.
-        ValueError: The files have no records in common, or several that could be paired with each other; images, their
-            order or the labels differ; scores are missing or were changed; `metric` is unknown.
-    """
-    if metric not in METRICS:
-        raise ValueError(f"`metric` must be one of {', '.join(METRICS)}, got {metric!r}.")
-    if not check_resampling(resamples, seed):
-        raise ValueError("`resamples` must be at least 1 for a comparison, got 0.")
-    pairs = _pair(
-        a,
-        b,
-        [record for record in read_records(a) if metric in record["metrics"]],
-        [record for record in read_records(b) if metric in record["metrics"]],
-        metric,
-    )
-    for pair in pairs:
-        _check_same_data(*pair)
-    return [
-        _compare_pair(record_a, record_b, Path(a).parent, Path(b).parent, metric, resamples, seed)
-        for record_a, record_b in tqdm(pairs, desc="Comparisons", disable=None if progress else True)
-    ]
 
 
 def json_digest(value: Any) -> str:
@@ -455,13 +582,14 @@ _SCORE_TENSORS = (
 )
 
 
-def _compute(
+def compute_metric(
     metric: Metric,
     id_scores: npt.NDArray[Any],
     ood_scores: npt.NDArray[Any] | None,
     id_predictions: npt.NDArray[Any] | None,
     id_labels: npt.NDArray[Any] | None,
 ) -> float:
+    """Compute a metric on the images themselves, and check them."""
     data: dict[str, Any] = {} if metric.function is id_accuracy else {"id_scores": id_scores}
     if metric.needs_ood:
         data["ood_scores"] = ood_scores
@@ -471,34 +599,123 @@ def _compute(
     return 1 - value if metric.complement else value
 
 
-def _resample_metrics(
+def _count_draws(images: int, resamples: int, seed: int, stream: int, rows: int) -> Iterator[npt.NDArray[np.uint8]]:
+    for drawn in draw_images(images, resamples, seed, stream, rows):
+        offsets = np.arange(len(drawn))[:, None] * images
+        counts = np.bincount((drawn + offsets).ravel(), minlength=len(drawn) * images)
+        # That an image is drawn more than 255 times has a probability of less than 1e-500.
+        yield counts.reshape(len(drawn), images).astype(np.uint8)
+
+
+class _Sorted:
+    """Scores in order, for counting those up to some thresholds in any resample."""
+
+    def __init__(self, values: npt.NDArray[np.float64]) -> None:
+        self.order = np.argsort(values, kind="stable")
+        self.values = values[self.order]
+
+    def accumulate(
+        self, counts: npt.NDArray[np.uint8], kept: npt.NDArray[np.bool_] | None = None
+    ) -> npt.NDArray[np.int64]:
+        """Count drawn images from the lowest score on: `(rows, images + 1)`, of those to be kept alone."""
+        counts = counts.take(self.order, axis=1)
+        if kept is not None:
+            counts = counts * kept[self.order]
+        cumulative = np.zeros((len(counts), len(self.order) + 1), dtype=np.int64)
+        np.cumsum(counts, axis=1, out=cumulative[:, 1:])
+        return cumulative
+
+    def columns(self, thresholds: npt.NDArray[np.float64]) -> npt.NDArray[np.intp]:
+        """Find the columns of `accumulate` that count the scores up to each threshold."""
+        return np.searchsorted(self.values, thresholds, side="right")
+
+
+def _thresholds(id_sorted: _Sorted, ood_sorted: _Sorted, steps: str | None) -> npt.NDArray[np.float64]:
+    """List the scores at which a metric must be looked at, the last of each run of scores that it takes as one.
+
+    Where thresholds pass images of one set alone, most metrics change monotonically or not at all, so that only the
+    end of such a run counts.
+    """
+    distinct = np.unique(np.concatenate((id_sorted.values, ood_sorted.values)))
+    has_id, has_ood = (np.diff(one.columns(distinct), prepend=0) > 0 for one in (id_sorted, ood_sorted))
+    runs = np.zeros(len(distinct), dtype=np.bool_)
+    if steps != "id":
+        runs[:-1] |= ~has_ood[:-1] & ~has_ood[1:]
+    if steps != "ood":
+        runs[:-1] |= ~has_id[:-1] & ~has_id[1:]
+    kept: npt.NDArray[np.float64] = distinct[~runs]
+    return kept
+
+
+def resample_metrics(
     names: Sequence[str],
     id_scores: npt.NDArray[Any],
     ood_scores: npt.NDArray[Any] | None,
     id_predictions: npt.NDArray[Any] | None,
     id_labels: npt.NDArray[Any] | None,
+    *,
     resamples: int,
     seed: int,
+    draws: Draws | None = None,
+    stream: int = 1,
 ) -> dict[str, npt.NDArray[np.float64]]:
-    """Values `(resamples,)` of each metric; the draws depend on the seed and the numbers of images alone."""
-    id_values = np.asarray(id_scores, dtype=np.float64)
+    """Compute metrics in resamples, the same for equal seeds and numbers of images.
+
+    Args:
+        names (`Sequence[str]`): Keys of `METRICS`.
+        id_scores (`numpy.ndarray` of shape `(id images,)`): OOD-ness of the ID images, without NaN.
+        ood_scores (`numpy.ndarray` of shape `(images,)`, *optional*): OOD-ness of the set that they are compared with.
+        id_predictions (`numpy.ndarray` of shape `(id images,)`, *optional*): Predicted labels of the ID images.
+        id_labels (`numpy.ndarray` of shape `(id images,)`, *optional*): The right ones.
+        resamples (`int`): How many resamples.
+        seed (`int`): Seed of the draws.
+        draws ([`Draws`], *optional*): What to share the draws by.
+        stream (`int`, *optional*, defaults to 1): As for [`Draws`], of the compared set.
+
+    Returns:
+        `dict[str, numpy.ndarray]`: The values of each metric, `(resamples,)`, float64.
+    """
+    draws = draws or Draws(max_bytes=0)
     correct = None if id_predictions is None or id_labels is None else np.asarray(id_predictions == id_labels)
+    id_sorted = _Sorted(np.asarray(id_scores, dtype=np.float64))
     drawn: dict[str, list[npt.NDArray[np.float64]]] = {name: [] for name in names}
     for needs_ood in (True, False):
         own = [name for name in names if METRICS[name].needs_ood == needs_ood]
         if not own:
             continue
-        ood_values = np.asarray(ood_scores, dtype=np.float64) if needs_ood else np.empty(0)
-        needs_labels = any(METRICS[name].needs_labels for name in own)
-        for counts in resample_counts(id_values, ood_values, correct if needs_labels else None, resamples, seed):
-            for name in own:
-                kernel = KERNELS[METRICS[name].function]
-                drawn[name].append(kernel(counts, **METRICS[name].arguments))
+        ood_sorted = _Sorted(np.asarray(ood_scores, dtype=np.float64) if needs_ood else np.empty(0))
+        sizes = len(id_sorted.order), len(ood_sorted.order)
+        right = correct if any(METRICS[name].needs_labels for name in own) else None
+        # Metrics with the same steps have the same columns.
+        columns = {}
+        for steps in {METRICS[name].steps for name in own}:
+            thresholds = _thresholds(id_sorted, ood_sorted, steps)
+            columns[steps] = id_sorted.columns(thresholds), ood_sorted.columns(thresholds)
+        rows = max(1, _CHUNK // sum(sizes))
+        for id_draw, ood_draw in zip(
+            draws.counts(sizes[0], resamples, seed, 0, rows),
+            draws.counts(sizes[1], resamples, seed, stream, rows),
+            strict=True,
+        ):
+            of_id, of_ood = id_sorted.accumulate(id_draw), ood_sorted.accumulate(ood_draw)
+            of_right = None if right is None else id_sorted.accumulate(id_draw, right)
+            for steps, (id_columns, ood_columns) in columns.items():
+                id_counts = of_id.take(id_columns, axis=1)
+                counts = Counts(
+                    id_counts,
+                    of_ood.take(ood_columns, axis=1),
+                    np.zeros_like(id_counts) if of_right is None else of_right.take(id_columns, axis=1),
+                )
+                for name in own:
+                    if METRICS[name].steps == steps:
+                        kernel = KERNELS[METRICS[name].function]
+                        drawn[name].append(kernel(counts, **METRICS[name].arguments))
     values = {name: np.concatenate(chunks) for name, chunks in drawn.items()}
     return {name: 1 - value if METRICS[name].complement else value for name, value in values.items()}
 
 
-def _interval(values: npt.NDArray[np.float64]) -> tuple[float, float]:
+def percentile_interval(values: npt.NDArray[np.float64]) -> tuple[float, float]:
+    """Return the ends of the interval that holds the share `CONFIDENCE` of resampled values."""
     low, high = np.quantile(values, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return float(low), float(high)
 
@@ -508,15 +725,19 @@ def _refuse_constant(name: str) -> Any:
 
 
 def _check_record(record: Any, place: str) -> None:
-    if not isinstance(record, Mapping):
-        raise ValueError(f"{place} must be a record, got {type(record).__name__}; evaluate again.")
-    version = record.get("schema_version")
+    _check_entry(record, place, _REQUIRED)
+
+
+def _check_entry(entry: Any, place: str, required: Sequence[str]) -> None:
+    if not isinstance(entry, Mapping):
+        raise ValueError(f"{place} must be a record, got {type(entry).__name__}; evaluate again.")
+    version = entry.get("schema_version")
     if version != SCHEMA_VERSION:
         raise ValueError(
             f"{place} has schema_version {version!r}, but this version of clipn-hf reads {SCHEMA_VERSION}; evaluate "
             "again with it."
         )
-    if missing := [name for name in _REQUIRED if name not in record]:
+    if missing := [name for name in required if name not in entry]:
         raise ValueError(f"{place} lacks {', '.join(f'`{name}`' for name in missing)}; evaluate again.")
 
 
@@ -527,126 +748,35 @@ def _name_of(record: Mapping[str, Any], key: str) -> str:
     return str(value)
 
 
-def _pair(
-    a: str | os.PathLike[str],
-    b: str | os.PathLike[str],
-    records_a: Sequence[dict[str, Any]],
-    records_b: Sequence[dict[str, Any]],
-    metric: str,
-) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    for path, records in ((a, records_a), (b, records_b)):
-        if not records:
-            raise ValueError(f"{path} has no records with the metric {metric}.")
-    ambiguous = False
-    for names in _MATCHES:
-        found_a, found_b = _by_key(records_a, names), _by_key(records_b, names)
-        common = [key for key in found_a if key in found_b]
-        if not common:
-            continue
-        if all(len(found_a[key]) == len(found_b[key]) == 1 for key in common):
-            return [(found_a[key][0], found_b[key][0]) for key in common]
-        ambiguous = True
-    if ambiguous:
-        raise ValueError(
-            f"Several records of {a} and {b} could be compared with each other, because neither all their methods nor "
-            "all their models agree; evaluate one model or one method into a file of its own."
-        )
-    listed = " and ".join(
-        f"{path} has {', '.join(sorted({_place(record) for record in records}))}"
-        for path, records in ((a, records_a), (b, records_b))
-    )
-    raise ValueError(f"The files have no suite, set and seed in common: {listed}.")
-
-
-def _by_key(records: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[tuple[Any, ...], list[dict[str, Any]]]:
-    found: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for record in records:
-        place = (record["suite"], record["set"]["name"], record["set"]["group"], record["seed"])
-        found.setdefault((*place, *(_name_of(record, name) for name in names)), []).append(record)
-    return found
-
-
-def _place(record: Mapping[str, Any]) -> str:
-    return f"{record['suite']}/{record['set']['name']} (seed {record['seed']})"
-
-
-def _check_same_data(a: Mapping[str, Any], b: Mapping[str, Any]) -> None:
-    differences = []
-    if a["labels"]["sha256"] != b["labels"]["sha256"]:
-        counts = " and ".join(str(record["labels"]["count"]) for record in (a, b))
-        differences.append(f"the class lists ({counts} labels; their names or their order)")
-    for key, what in (("id_set", "the ID images"), ("set", f"the images of {a['set']['name']}")):
-        if a[key]["sha256"] != b[key]["sha256"]:
-            counts = " and ".join(f"{record[key]['images']:,}" for record in (a, b))
-            differences.append(f"{what} ({counts}; their content, their order or their labels)")
-    if differences:
-        raise ValueError(
-            f"{_label(a)} and {_label(b)} cannot be compared on {_place(a)}, because these differ: "
-            f"{'; '.join(differences)}. Evaluate both on the same data."
-        )
-
-
-def _compare_pair(
-    a: Mapping[str, Any],
-    b: Mapping[str, Any],
-    folder_a: Path,
-    folder_b: Path,
-    metric: str,
-    resamples: int,
-    seed: int,
-) -> Comparison:
-    values, drawn = [], []
-    for record, folder in ((a, folder_a), (b, folder_b)):
-        scores = load_scores(record, folder)
-        data = (scores["id_scores"], scores["ood_scores"], scores["id_predictions"], scores["id_labels"])
-        values.append(_compute(METRICS[metric], *data))
-        # The same seed draws the same images.
-        drawn.append(_resample_metrics([metric], *data, resamples, seed)[metric])
-    differences = drawn[1] - drawn[0]
-    low, high = _interval(differences)
-    tail = min((differences <= 0).sum(), (differences >= 0).sum())
-    return Comparison(
-        suite=a["suite"],
-        set=a["set"]["name"],
-        group=a["set"]["group"],
-        seed=a["seed"],
-        metric=metric,
-        a=_label(a),
-        b=_label(b),
-        value_a=values[0],
-        value_b=values[1],
-        difference=values[1] - values[0],
-        low=low,
-        high=high,
-        # Counting the estimate itself keeps the value above zero, which no finite number of draws could show.
-        p_value=float(min(1, 2 * (tail + 1) / (resamples + 1))),
-        resamples=resamples,
-    )
-
-
-def _label(record: Mapping[str, Any]) -> str:
-    return f"{record['model']['id']} {record['method']}"
-
-
 __all__ = [
+    "AVERAGES_NAME",
     "CONFIDENCE",
     "CONVENTION",
     "ID_METRICS",
     "METRICS",
     "OOD_METRICS",
+    "RECORDS_NAME",
     "SCHEMA_VERSION",
     "SHIFT",
     "SHIFT_METRICS",
-    "Comparison",
+    "Draws",
     "Evaluation",
     "Metric",
+    "MetricData",
+    "average_intervals",
+    "average_resamples",
     "check_resampling",
-    "compare",
+    "compute_metric",
     "json_digest",
     "load_scores",
     "measure",
+    "percentile_interval",
+    "read_averages",
     "read_records",
+    "records_path",
+    "resample_metrics",
     "save_scores",
     "slug",
+    "write_averages",
     "write_records",
 ]

@@ -23,7 +23,7 @@ import safetensors
 from PIL import Image
 
 from ..images import ImageError, find_images, image_of, load_image, undecoded
-from .suite import ImageSet, Source, Suite, TextFeatures, load_suite, read_names, suggestion
+from .suite import ImageSet, Source, Suite, TextFeatures, data_hint, load_suite, read_names, suggestion
 
 _LABELLED_GROUPS = ("id", "fit", "covariate-shift")
 
@@ -79,6 +79,8 @@ class LoadedSet:
         class_names (`list[str]`, *optional*): The class of each image where all are known, also in OOD sets.
         embeddings (`numpy.ndarray` of shape `(images, dim)`, *optional*): Float32, unit norm.
         num_excluded (`int`): How many rows of the source are not in the set.
+        num_available (`int`, *optional*): How many images there are to draw from by `limit` or `per_class`.
+        num_expected (`int`, *optional*): How many there should be, where the suite says so.
     """
 
     name: str
@@ -90,6 +92,8 @@ class LoadedSet:
     class_names: list[str] | None
     embeddings: np.ndarray | None
     num_excluded: int
+    num_available: int | None = None
+    num_expected: int | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -166,11 +170,12 @@ def load_suite_data(
     for image_set in suite.sets:
         listing = id_listing if image_set is suite.id else _list_set(image_set, suite, root)
         try:
-            drawn = _draw(listing, image_set, suite, labels, seed)
+            available = _choose_images(listing, image_set, suite, labels)
+            drawn = _draw(available, image_set, labels, seed)
         except _SetError as error:
             raise _set_error(image_set, suite, root, error) from error
         listings.append((image_set, drawn))
-        loaded.append(_as_loaded_set(image_set, suite, labels, drawn, num_rows=listing.num_rows))
+        loaded.append(_as_loaded_set(image_set, suite, labels, drawn, num_available=len(available.names)))
     _refuse_shared_images(listings)
     by_group = {group: [one for one in loaded if one.group == group] for group in (*_LABELLED_GROUPS, "near", "far")}
     return SuiteData(
@@ -240,8 +245,7 @@ def _set_error(image_set: ImageSet, suite: Suite, root: Path, error: Exception) 
 
 
 def _hint(suite: Suite, root: Path) -> str:
-    protocol = f" The suite says of its data:\n{suite.protocol}" if suite.protocol else ""
-    return f" The data root is {root}.{protocol}"
+    return f" The data root is {root}. {data_hint(suite)}".rstrip()
 
 
 def _list_set(image_set: ImageSet, suite: Suite, root: Path) -> _Listing:
@@ -330,7 +334,7 @@ def _check_class_names(listing: _Listing, image_set: ImageSet) -> None:
         ("only", image_set.only or ()),
     ):
         if wanted and listing.classes is None:
-            raise _SetError(f"It has `classes.{key}`, but its classes are not known. {_LABEL_HELP}")
+            raise _SetError(f"It has `classes.{key}`, but its classes are not known. {_label_help(listing)}")
         known = {name for name in listing.classes or () if isinstance(name, str)}
         for name in wanted:
             if name not in known:
@@ -361,7 +365,7 @@ def _choose_labels(suite: Suite, listing: _Listing, seed: int) -> list[str]:
     if listing.classes is None:
         raise ValueError(
             f"The labels of the suite {suite.name} are the classes of {suite.id.name!r}, but they are not known. "
-            f"{_LABEL_HELP}"
+            f"{_label_help(listing)}"
         )
     labels = sorted({name for name in listing.classes if name is not None})
     draw = suite.labels.draw
@@ -376,19 +380,26 @@ def _choose_labels(suite: Suite, listing: _Listing, seed: int) -> list[str]:
     return sorted(_rank(labels, f"{seed}\0labels")[:draw])
 
 
-_LABEL_HELP = (
-    "Classes are the sub-folders of an `imagefolder`, the `label_column` of a table, the numbers in an `image_list`, "
-    "or the `labels` of `features`."
-)
+def _label_help(listing: _Listing) -> str:
+    columns = listing.column_names
+    if columns:
+        return (
+            f"Name the column of the classes as `label_column` of its `source`.{suggestion('label', columns)} The "
+            f"columns are {', '.join(columns)}."
+        )
+    return (
+        "Classes are the sub-folders of an `imagefolder`, the `label_column` of a table, the numbers in an "
+        "`image_list`, or the `labels` of `features`."
+    )
 
 
-def _draw(listing: _Listing, image_set: ImageSet, suite: Suite, labels: list[str], seed: int) -> _Listing:
-    """The images whose class belongs into the set, and of these as many as it takes."""
+def _choose_images(listing: _Listing, image_set: ImageSet, suite: Suite, labels: list[str]) -> _Listing:
+    """The images whose class belongs into the set."""
     known = set(labels)
     has_labels = image_set.group in _LABELLED_GROUPS
     keep_known = image_set.only_labels or (has_labels and suite.labels.draw is not None)
     if listing.classes is None and (has_labels or keep_known or image_set.complement):
-        raise _SetError(f"The classes of its images are not known. {_LABEL_HELP}")
+        raise _SetError(f"The classes of its images are not known. {_label_help(listing)}")
     classes = listing.classes or []
     if keep_known or image_set.complement:
         listing = listing.keep(
@@ -399,6 +410,11 @@ def _draw(listing: _Listing, image_set: ImageSet, suite: Suite, labels: list[str
             raise _SetError(f"{which} of its classes, so that no images are left.")
     if has_labels:
         _check_labels(listing, labels)
+    return listing
+
+
+def _draw(listing: _Listing, image_set: ImageSet, labels: list[str], seed: int) -> _Listing:
+    """As many of the images as the set takes."""
     if image_set.per_class is not None:
         return listing.keep(_draw_per_class(listing, labels, image_set, seed))
     if image_set.limit is not None and image_set.limit < len(listing.names):
@@ -416,9 +432,12 @@ def _check_labels(listing: _Listing, labels: list[str]) -> None:
     if strangers := sorted(set(classes).difference(labels)):
         listed = ", ".join(repr(name) for name in strangers[:3])
         more = f" and {len(strangers) - 3} more" if len(strangers) > 3 else ""
+        what, them = ("class", "it") if len(strangers) == 1 else ("classes", "them")
+        number = "only label" if len(labels) == 1 else f"{len(labels)} labels"
         raise _SetError(
-            f"Its classes {listed}{more} are none of the {len(labels)} labels.{suggestion(strangers[0], labels)} "
-            "Rename them with `classes.rename`, or leave them out with `classes.exclude` or `classes: {only: labels}`."
+            f"The {number} of the suite lack{'s' if len(labels) == 1 else ''} its {what} {listed}{more}."
+            f"{suggestion(strangers[0], labels)} Rename {them} with `classes.rename`, or leave {them} out with "
+            "`classes.exclude` or `classes: {only: labels}`."
         )
 
 
@@ -474,7 +493,7 @@ def _draw_some(listing: _Listing, limit: int, image_set: ImageSet, seed: int) ->
 
 
 def _as_loaded_set(
-    image_set: ImageSet, suite: Suite, labels: list[str], listing: _Listing, num_rows: int
+    image_set: ImageSet, suite: Suite, labels: list[str], listing: _Listing, num_available: int
 ) -> LoadedSet:
     position = {label: index for index, label in enumerate(labels)}
     classes = listing.classes
@@ -497,7 +516,9 @@ def _as_loaded_set(
         labels=[position[name] for name in classes or ()] if image_set.group in _LABELLED_GROUPS else None,
         class_names=class_names,
         embeddings=None if listing.embeddings is None else listing.embeddings[listing.rows],
-        num_excluded=num_rows - len(listing.names),
+        num_excluded=listing.num_rows - len(listing.names),
+        num_available=num_available,
+        num_expected=image_set.images,
     )
 
 
@@ -553,6 +574,8 @@ def _read_csv(source: Source, root: Path) -> _Listing:
             columns = list(reader.fieldnames or ())
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise _SetError(f"{source.path} cannot be read ({error}).") from error
+    if not columns:
+        raise _SetError(f"{source.path} is empty; its first line must name the columns.")
     image_column, label_column = _table_columns(source, columns)
     names = [row[image_column] or "" for row in table]
     if "" in names:
@@ -597,7 +620,8 @@ def _read_image_list(source: Source, root: Path) -> _Listing:
 def _check_files(paths: list[str], folder: str) -> list[str]:
     """Refuse a list of which no file is there; single ones that are missing are counted when they are read."""
     if paths and not any(map(os.path.exists, paths)):
-        raise _MissingError(f"None of its {len(paths)} images is in {folder}, such as {paths[0]}.")
+        which = f"None of its {len(paths)} images is" if len(paths) > 1 else "Its only image is not"
+        raise _MissingError(f"{which} in {folder}: there is no {paths[0]}.")
     return paths
 
 
@@ -607,10 +631,15 @@ def _read_parquet(source: Source, root: Path) -> _Listing:
     files = sorted(glob.glob(str(root / source.path), recursive=True))
     if not files:
         raise _MissingError(f"No file matches {source.path}.")
+    verbosity = datasets.logging.get_verbosity()
     try:
+        # It would say what is wrong with a file on the log, too.
+        datasets.logging.set_verbosity(datasets.logging.CRITICAL)
         rows = datasets.load_dataset("parquet", data_files={"train": files}, split="train")
     except (OSError, ValueError, datasets.exceptions.DatasetGenerationError) as error:
         raise _SetError(f"{source.path} cannot be read ({error.__cause__ or error}).") from error
+    finally:
+        datasets.logging.set_verbosity(verbosity)
     return _read_dataset(rows, source, os.path.abspath(root / source.path))
 
 

@@ -29,7 +29,7 @@ _SUITE_KEYS = (
     *("name", "description", "reference", "protocol", "labels", "templates", "image_size", "id", "fit"),
     *("covariate_shift", "ood", "seeds", "methods", "models", "text_features"),
 )
-_SET_KEYS = ("name", "source", "limit", "classes", "where", "note")
+_SET_KEYS = ("name", "source", "images", "limit", "classes", "where", "note")
 _OWN_SET_KEYS = {"fit": ("per_class",), "ood": ("group", "complement")}
 _TABLE_KEYS = ("image_column", "label_column", "label_names")
 _SOURCE_KEYS: Mapping[str, tuple[str, ...]] = {
@@ -76,6 +76,7 @@ class ImageSet:
         where (`Mapping[str, tuple[str, ...]]`, *optional*): Of a table, the values that rows must have in a column.
         complement (`bool`, *optional*, defaults to `False`): Leave out the classes that are labels of the suite.
         note (`str`, *optional*, defaults to `""`): What readers of the results should know about the set.
+        images (`int`, *optional*): How many there are by the protocol, before `limit` or `per_class` draw of them.
     """
 
     name: str
@@ -90,6 +91,7 @@ class ImageSet:
     where: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     complement: bool = False
     note: str = ""
+    images: int | None = None
 
 
 @dataclass(frozen=True)
@@ -241,6 +243,20 @@ def ready_suites() -> dict[str, str]:
         `dict[str, str]`: Name and description of each, sorted by name.
     """
     return {path.stem: str(_read_yaml(path)[1].get("description", "")) for path in sorted(_SUITES.glob("*.yaml"))}
+
+
+def data_hint(suite: Suite) -> str:
+    """Say where to read about the data of a suite, for the end of an error message.
+
+    Args:
+        suite ([`Suite`]): The suite.
+
+    Returns:
+        `str`: A sentence, or nothing where the suite does not say.
+    """
+    if (_SUITES / f"{suite.name}.yaml").is_file():
+        return f"What the suite needs, and where it comes from, is in {_SUITES / 'README.md'}."
+    return "Where it comes from is in the `protocol` of the suite." if suite.protocol else ""
 
 
 def read_names(path: str | os.PathLike[str]) -> list[tuple[str | None, str]]:
@@ -593,6 +609,7 @@ def _parse_set(values: Any, place: str, kind: str) -> ImageSet:
         where=where,
         complement=complement,
         note=section.optional_text("note") or "",
+        images=section.positive("images"),
     )
 
 
@@ -662,6 +679,7 @@ __all__ = [
     "SuiteLabels",
     "TextBank",
     "TextFeatures",
+    "data_hint",
     "load_suite",
     "read_names",
     "ready_suites",

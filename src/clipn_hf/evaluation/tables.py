@@ -44,6 +44,15 @@ _METRICS: Mapping[str, tuple[str, Literal["↑", "↓", ""]]] = {
     "rejected_at_tpr95": ("Rejected at the threshold that keeps {level} % of ID", "↓"),
 }
 METRICS = tuple(_METRICS)
+# The last two are in the records of suites with covariate shift alone.
+DEFAULT_METRICS = (
+    "auroc",
+    "fpr95",
+    "fpr95_ood_positive",
+    "id_accuracy",
+    "auroc_full_spectrum",
+    "fpr95_full_spectrum",
+)
 # A detector of other content should not notice another style, so that neither direction is better.
 _SHIFTED_METRICS = {
     "accuracy": None,
@@ -61,17 +70,31 @@ class Cell(NamedTuple):
 
     Args:
         value (`float`): The metric, its mean over seeds.
-        spread (`float`, *optional*): What stands behind ±, as the notes of the tables say.
+        interval (`tuple[float, float]`, *optional*): The bootstrap interval, of one seed.
+        deviation (`float`, *optional*): The standard deviation over seeds, of several.
         best (`bool`): Whether no other row shows a better number in this column.
     """
 
     value: float
-    spread: float | None
+    interval: tuple[float, float] | None
+    deviation: float | None
     best: bool
 
+    @property
+    def number(self) -> str:
+        """The value in percent."""
+        return f"{100 * self.value:.1f}"
+
+    @property
+    def spread(self) -> str:
+        """How sure it is, in percent: "[96.1, 97.8]", "± 0.4", or nothing."""
+        if self.interval is not None:
+            low, high = self.interval
+            return f"[{100 * low:.1f}, {100 * high:.1f}]"
+        return "" if self.deviation is None else f"± {100 * self.deviation:.1f}"
+
     def __str__(self) -> str:
-        spread = "" if self.spread is None else f" ± {100 * self.spread:.1f}"
-        return f"{100 * self.value:.1f}{spread}"
+        return f"{self.number} {self.spread}".rstrip()
 
 
 class Row(NamedTuple):
@@ -131,12 +154,19 @@ class SuiteTables:
     shifted_tables: tuple[ResultTable, ...]
 
 
-def result_tables(records: Iterable[Record], metrics: Sequence[str] = ("auroc", "fpr95")) -> list[SuiteTables]:
+def result_tables(
+    records: Iterable[Record], metrics: Sequence[str] | None = None, averages: Iterable[Record] = ()
+) -> list[SuiteTables]:
     """Arrange records in tables.
 
     Args:
         records (iterable of `Mapping`): Results of any number of suites, models, methods, sets and seeds.
-        metrics (`Sequence[str]`, *optional*, defaults to `("auroc", "fpr95")`): Out of `METRICS`.
+        metrics (`Sequence[str]`, *optional*):
+            Out of `METRICS`, a table for each. By default AUROC, FPR95 in both meanings and the ID accuracy; where a
+            suite has covariate shift, also AUROC and FPR95 with ID and shifted images together as ID.
+        averages (iterable of `Mapping`, *optional*):
+            Intervals of averages over the sets of a group, as [`~clipn_hf.evaluation.results.average_intervals`] gives
+            them. Without, averages of one seed have none.
 
     Returns:
         list of [`SuiteTables`]: One for each suite and convention, in the order of the records.
@@ -144,35 +174,55 @@ def result_tables(records: Iterable[Record], metrics: Sequence[str] = ("auroc", 
     Raises:
         ValueError: There are no records, a metric is unknown, or two records are of the same thing.
     """
-    if isinstance(metrics, str):
-        raise ValueError(f"`metrics` must be a list of names, such as [{metrics!r}], but is the text {metrics!r}.")
-    for metric in metrics:
-        metric_title(metric)
+    asked = _check_metrics(metrics)
     suites: dict[str, list[Record]] = {}
     for record in records:
-        identity = [record["suite"], record.get("suite_sha256"), record["convention"]]
-        suites.setdefault(json.dumps(identity, sort_keys=True), []).append(record)
+        suites.setdefault(_suite_key(record), []).append(record)
+    intervals: dict[str, list[Record]] = {}
+    for entry in averages:
+        intervals.setdefault(_suite_key(entry), []).append(entry)
     if not suites:
         raise ValueError("`records` is empty; give the results of at least one evaluation.")
     names = [members[0]["suite"] for members in suites.values()]
     tables = []
-    for members, name in zip(suites.values(), names, strict=True):
+    for (suite, members), name in zip(suites.items(), names, strict=True):
         digest = str(members[0].get("suite_sha256"))[:8]
         heading = name if names.count(name) == 1 else f"{name} ({digest})"
-        tables.append(_suite_tables(heading, members, metrics))
+        tables.append(_suite_tables(heading, members, asked, metrics is not None, intervals.get(suite, [])))
     return tables
 
 
+def _suite_key(record: Record) -> str:
+    return json.dumps([record["suite"], record.get("suite_sha256"), record["convention"]], sort_keys=True)
+
+
+def _check_metrics(metrics: Sequence[str] | None) -> list[str]:
+    if isinstance(metrics, str):
+        raise ValueError(f"`metrics` must be a list of names, such as [{metrics!r}], but is the text {metrics!r}.")
+    asked = list(dict.fromkeys(DEFAULT_METRICS if metrics is None else metrics))
+    if not asked:
+        raise ValueError(f"`metrics` is empty; give at least one of {', '.join(METRICS)}.")
+    for metric in asked:
+        metric_title(metric)
+    return asked
+
+
 def markdown_table(
-    records: Iterable[Record], metrics: Sequence[str] = ("auroc", "fpr95"), published: bool = False
+    records: Iterable[Record],
+    metrics: Sequence[str] | None = None,
+    published: bool = False,
+    averages: Iterable[Record] = (),
 ) -> str:
     """Write the tables of records in Markdown, in percent, the best number of each column bold.
 
     Args:
         records (iterable of `Mapping`): Results of any number of suites, models, methods, sets and seeds.
-        metrics (`Sequence[str]`, *optional*, defaults to `("auroc", "fpr95")`): A table for each of them.
+        metrics (`Sequence[str]`, *optional*):
+            Out of `METRICS`, a table for each. By default AUROC, FPR95 in both meanings and the ID accuracy; where a
+            suite has covariate shift, also AUROC and FPR95 with ID and shifted images together as ID.
         published (`bool`, *optional*, defaults to `False`):
             Whether published results on the same suites follow, in tables of their own.
+        averages (iterable of `Mapping`, *optional*): As for [`result_tables`].
 
     Returns:
         `str`: Headings, notes and tables, ending in a line break.
@@ -181,29 +231,55 @@ def markdown_table(
         ValueError: As [`result_tables`].
     """
     blocks = []
-    for suite in result_tables(records, metrics):
+    for suite in result_tables(records, metrics, averages):
         blocks += [f"### {_escape_markdown(suite.heading)}", _escape_markdown(" ".join(suite.notes))]
         blocks += [_markdown(table) for table in suite.tables]
         if suite.shifted_tables:
             blocks += ["**Covariate shift**: the same labels in another style.", *map(_markdown, suite.shifted_tables)]
-        if published and (results := published_results(suite.suite)):
-            blocks += [f"#### Published on {_escape_markdown(suite.suite)}", PUBLISHED_NOTE]
-            for metric in metrics:
-                header, rows, texts = published_rows(results, metric)
-                if rows:
-                    escaped = [[_escape_markdown(cell) for cell in row] for row in [header, *rows]]
-                    blocks.append(_grid(escaped[0], escaped[1:], texts))
-            sources = published_sources(results)
-            blocks.append("\n".join(f"{number}. {_escape_markdown(text)}" for number, text in enumerate(sources, 1)))
+        if published:
+            blocks += _published(suite.suite, _check_metrics(metrics))
     return "\n\n".join(blocks) + "\n"
 
 
-def latex_table(records: Iterable[Record], metrics: Sequence[str] = ("auroc", "fpr95")) -> str:
+def _published(suite: str, metrics: Sequence[str]) -> list[str]:
+    results = published_results(suite)
+    grids = []
+    for metric in metrics:
+        header, rows, texts = published_rows(results, metric)
+        if rows:
+            escaped = [[_escape_markdown(cell) for cell in row] for row in [header, *rows]]
+            grids.append(_grid(escaped[0], escaped[1:], texts))
+    if not grids:
+        return [_escape_markdown(nothing_published(suite))]
+    sources = "\n".join(
+        f"{number}. {_escape_markdown(text)}" for number, text in enumerate(published_sources(results), 1)
+    )
+    return [f"#### Published on {_escape_markdown(suite)}", PUBLISHED_NOTE, *grids, sources]
+
+
+def nothing_published(suite: str) -> str:
+    """Say that there is nothing to print beside our numbers.
+
+    Args:
+        suite (`str`): Name of the suite.
+
+    Returns:
+        `str`: A sentence.
+    """
+    return f"No published results on the suite {suite} are known here for these metrics."
+
+
+def latex_table(
+    records: Iterable[Record], metrics: Sequence[str] | None = None, averages: Iterable[Record] = ()
+) -> str:
     """Write the tables of records in LaTeX, for the package booktabs, in percent, the best of each column bold.
 
     Args:
         records (iterable of `Mapping`): Results of any number of suites, models, methods, sets and seeds.
-        metrics (`Sequence[str]`, *optional*, defaults to `("auroc", "fpr95")`): A table for each of them.
+        metrics (`Sequence[str]`, *optional*):
+            Out of `METRICS`, a table for each. By default AUROC, FPR95 in both meanings and the ID accuracy; where a
+            suite has covariate shift, also AUROC and FPR95 with ID and shifted images together as ID.
+        averages (iterable of `Mapping`, *optional*): As for [`result_tables`].
 
     Returns:
         `str`: One `table` environment for each suite and metric, ending in a line break.
@@ -212,7 +288,7 @@ def latex_table(records: Iterable[Record], metrics: Sequence[str] = ("auroc", "f
         ValueError: As [`result_tables`].
     """
     blocks = ["% These tables need \\usepackage{booktabs}."]
-    for suite in result_tables(records, metrics):
+    for suite in result_tables(records, metrics, averages):
         blocks += [_latex(suite, table) for table in (*suite.tables, *suite.shifted_tables)]
     return "\n\n".join(blocks) + "\n"
 
@@ -246,7 +322,7 @@ def csv_table(records: Iterable[Record]) -> str:
             writer.writerow(
                 {
                     **{key: record.get(key) for key in ("suite", "suite_sha256", "date", "method", "seed")},
-                    "model": model["id"],
+                    "model": public_name(str(model["id"] or model["class"])),
                     **{key: model.get(key) for key in ("revision", "weights_sha256", "dtype", "device")},
                     "settings": json.dumps(record["settings"], sort_keys=True),
                     "templates": json.dumps(record.get("templates"), ensure_ascii=False),
@@ -384,7 +460,9 @@ def _differences(facts: Sequence[Mapping[str, str]]) -> list[str]:
     return [", ".join(f"{key} {each[key]}" for key in differing if key in each) for each in facts]
 
 
-def _suite_tables(heading: str, records: Sequence[Record], metrics: Sequence[str]) -> SuiteTables:
+def _suite_tables(
+    heading: str, records: Sequence[Record], metrics: Sequence[str], is_asked: bool, averages: Sequence[Record]
+) -> SuiteTables:
     names = row_names(records)
     values: dict[tuple[str, str, str, int], Record] = {}
     sets: dict[str, dict[str, None]] = {}
@@ -402,33 +480,41 @@ def _suite_tables(heading: str, records: Sequence[Record], metrics: Sequence[str
     seeds = sorted({record["seed"] for record in records})
     by_seeds = len(seeds) > 1
     convention = records[0]["convention"]
+    intervals = {
+        (row_key(entry), entry["group"], metric): (numbers["low"], numbers["high"])
+        for entry in averages
+        # Of other sets the mean is another one.
+        if entry["seed"] in seeds and sorted(entry["sets"]) == sorted(sets.get(entry["group"], ()))
+        for metric, numbers in entry["metrics"].items()
+    }
 
     def measured(row: str, group: str, name: str, metric: str) -> dict[int, Mapping[str, Any]]:
         found = {seed: values.get((row, group, name, seed)) for seed in seeds}
         numbers = {seed: record["metrics"].get(metric) for seed, record in found.items() if record is not None}
         return {seed: each for seed, each in numbers.items() if each is not None}
 
-    def cell(row: str, group: str, name: str, metric: str) -> tuple[float, float | None] | None:
+    def cell(row: str, group: str, name: str, metric: str) -> Cell | None:
         numbers = measured(row, group, name, metric)
         if not numbers:
             return None
         if by_seeds:
             return _mean([each["value"] for each in numbers.values()])
         (only,) = numbers.values()
-        interval = only.get("low") is not None and only.get("high") is not None
-        return only["value"], (only["high"] - only["low"]) / 2 if interval else None
+        low, high = only.get("low"), only.get("high")
+        return Cell(only["value"], None if low is None or high is None else (low, high), None, best=False)
 
-    def average(row: str, group: str, metric: str) -> tuple[float, float | None] | None:
+    def average(row: str, group: str, metric: str) -> Cell | None:
         numbers = [measured(row, group, name, metric) for name in sets[group]]
         complete = [seed for seed in seeds if all(seed in each for each in numbers)]
         if not complete:
             return None
-        return _mean([statistics.fmean(each[seed]["value"] for each in numbers) for seed in complete])
+        mean = _mean([statistics.fmean(each[seed]["value"] for each in numbers) for seed in complete])
+        return mean if by_seeds else mean._replace(interval=intervals.get((row, group, metric)))
 
     def build(metric: str, groups: Sequence[str], title: str | None = None) -> ResultTable | None:
         direction = "" if title else _METRICS[metric][1]
         columns: list[tuple[str, str]] = []
-        found: list[list[tuple[float, float | None] | None]] = []
+        found: list[list[Cell | None]] = []
         for group in groups:
             for name in sets.get(group, ()):
                 columns.append((group, name))
@@ -442,7 +528,7 @@ def _suite_tables(heading: str, records: Sequence[Record], metrics: Sequence[str
             found = [[next((each for each in row if each is not None), None) for row in zip(*found, strict=True)]]
         if all(each is None for column in found for each in column):
             return None
-        cells = [_cells(column, direction) for column in found]
+        cells = [_mark_best(column, direction) for column in found]
         rows = [
             Row(*pair, tuple(column[index] for column in cells))
             for index, pair in enumerate(names.values())
@@ -454,43 +540,62 @@ def _suite_tables(heading: str, records: Sequence[Record], metrics: Sequence[str
 
     tables = [build(metric, _GROUPS) for metric in metrics]
     shifted = [build(metric, ["covariate-shift"], title) for metric, title in _SHIFTED_METRICS.items()]
+    kept = [table for table in (*tables, *shifted) if table is not None]
+    missing = [metric for metric in metrics if metric not in {table.metric for table in kept}] if is_asked else []
+    absent = [f"{metric_title(metric, convention)}: not in these results." for metric in missing]
     return SuiteTables(
         suite=records[0]["suite"],
         heading=heading,
-        notes=_notes(records, seeds),
+        notes=(*_notes(records, seeds, kept), *absent),
         tables=tuple(table for table in tables if table is not None),
         shifted_tables=tuple(table for table in shifted if table is not None),
     )
 
 
 def _merge_methods(rows: Sequence[Row]) -> list[Row]:
-    """Make one row of the methods of a model, where all have the same numbers."""
-    merged = []
+    """Make one row of the methods of a model that have the same numbers, as most have."""
+    merged: list[Row] = []
     for model in dict.fromkeys(row.model for row in rows):
-        own = [row for row in rows if row.model == model]
-        same = len(own) > 1 and len({row.cells for row in own}) == 1
-        merged += [Row(model, "every method", own[0].cells)] if same else own
+        own: dict[tuple[Cell | None, ...], list[str]] = {}
+        for row in rows:
+            if row.model == model:
+                own.setdefault(row.cells, []).append(row.method)
+        cells, methods = max(own.items(), key=lambda item: len(item[1]))
+        if len(methods) == 1:
+            merged += [row for row in rows if row.model == model]
+            continue
+        del own[cells]
+        merged += [Row(model, ", ".join(others), other_cells) for other_cells, others in own.items()]
+        merged.append(Row(model, "every other method" if own else "every method", cells))
     return merged
 
 
-def _mean(values: Sequence[float]) -> tuple[float, float | None]:
-    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+def _mean(values: Sequence[float]) -> Cell:
+    deviation = statistics.stdev(values) if len(values) > 1 else None
+    return Cell(statistics.fmean(values), None, deviation, best=False)
 
 
-def _cells(column: Sequence[tuple[float, float | None] | None], direction: str) -> list[Cell | None]:
-    shown = [round(100 * each[0], 1) for each in column if each is not None]
-    best = None
-    if direction and len(set(shown)) > 1:
-        best = max(shown) if direction == "↑" else min(shown)
-    return [None if each is None else Cell(*each, best=round(100 * each[0], 1) == best) for each in column]
+def _mark_best(column: Sequence[Cell | None], direction: str) -> list[Cell | None]:
+    shown = [round(100 * cell.value, 1) for cell in column if cell is not None]
+    if not direction or len(set(shown)) < 2:
+        return list(column)
+    best = max(shown) if direction == "↑" else min(shown)
+    return [None if cell is None else cell._replace(best=round(100 * cell.value, 1) == best) for cell in column]
 
 
-def _notes(records: Sequence[Record], seeds: Sequence[int]) -> tuple[str, ...]:
+def _notes(records: Sequence[Record], seeds: Sequence[int], tables: Sequence[ResultTable]) -> tuple[str, ...]:
     id_sets = sorted({(record["id_set"]["name"], record["id_set"]["images"]) for record in records})
     labels = sorted({record["labels"]["count"] for record in records})
     images = _span([count for _, count in id_sets])
     notes = [f"ID: {', '.join(dict.fromkeys(name for name, _ in id_sets))}, {images} images, {_span(labels)} labels."]
     notes.append("In percent.")
+    averages = [
+        row.cells[place]
+        for table in tables
+        for place, (_, name) in enumerate(table.columns)
+        if name == AVERAGE
+        for row in table.rows
+    ]
     bootstraps = [record.get("bootstrap") for record in records]
     if len(seeds) > 1:
         notes.append(f"± is the standard deviation over {len(seeds)} seeds.")
@@ -498,16 +603,35 @@ def _notes(records: Sequence[Record], seeds: Sequence[int]) -> tuple[str, ...]:
         levels = {f"{100 * each['confidence']:g}" for each in bootstraps if each}
         resamples = _span(sorted({each["resamples"] for each in bootstraps if each}))
         notes.append(
-            f"± is half of the {' or '.join(sorted(levels))} % bootstrap interval over images ({resamples} resamples)."
+            f"In brackets: the {' or '.join(sorted(levels))} % bootstrap interval over images ({resamples} resamples)."
         )
-    counts: dict[str, set[str]] = {}
-    for record in records:
-        counts.setdefault(record["set"]["group"], set()).add(record["set"]["name"])
-    if any(len(names) > 1 for names in counts.values()):
-        notes.append("An average is the plain mean over the sets of its group.")
+    if averages:
+        is_bare = len(seeds) == 1 and any(bootstraps) and all(cell is None or not cell.interval for cell in averages)
+        notes.append(
+            f"An average is the plain mean over the sets of its group{', without an interval' if is_bare else ''}."
+        )
+    notes += _unreadable(records)
     remarks = {record["set"]["name"]: record["set"].get("note") for record in records}
     notes += [f"{name}: {remark.strip().rstrip('.')}." for name, remark in remarks.items() if remark]
     return tuple(notes)
+
+
+def _unreadable(records: Sequence[Record]) -> list[str]:
+    """Say in a sentence how many images could not be read, in each set."""
+    counts: dict[str, list[int]] = {}
+    for record in records:
+        for used in (record["id_set"], record.get("fit_set"), record["set"]):
+            if used:
+                counts.setdefault(used["name"], []).append(used.get("unreadable") or 0)
+    listed = [(f"{_span(found)} of {name}", max(found)) for name, found in counts.items() if any(found)]
+    if not listed:
+        return []
+    texts = [text for text, _ in listed]
+    count, rest = texts[0].split(" of ", 1)
+    total = sum(most for _, most in listed)
+    texts[0] = f"{count} unreadable image{'' if listed[0][1] == 1 else 's'} of {rest}"
+    sentence = texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} and {texts[-1]}"
+    return [f"{sentence} {'was' if total == 1 else 'were'} left out."]
 
 
 def _span(numbers: Sequence[int]) -> str:
@@ -533,11 +657,15 @@ def _markdown(table: ResultTable) -> str:
     header = [table.heading, "", *(column_name(group, name) for group, name in table.columns)]
     rows, last = [], None
     for row in table.rows:
-        cells = [("–" if cell is None else f"**{cell}**" if cell.best else str(cell)) for cell in row.cells]
+        cells = ["–" if cell is None else _markdown_number(cell) for cell in row.cells]
         model = "" if row.model == last else row.model
         rows.append([_escape_markdown(model), _escape_markdown(row.method), *cells])
         last = row.model
     return _grid([_escape_markdown(cell) for cell in header], rows, texts=2)
+
+
+def _markdown_number(cell: Cell) -> str:
+    return f"**{cell.number}** {cell.spread}".rstrip() if cell.best else str(cell)
 
 
 def column_name(group: str, name: str) -> str:
@@ -661,12 +789,13 @@ def _latex(suite: SuiteTables, table: ResultTable) -> str:
 
 
 def _latex_number(cell: Cell) -> str:
-    text = _escape_latex(str(cell))
-    return f"\\textbf{{{text}}}" if cell.best else text
+    number = f"\\textbf{{{cell.number}}}" if cell.best else cell.number
+    return f"{number} {{\\scriptsize {_escape_latex(cell.spread)}}}" if cell.spread else number
 
 
 __all__ = [
     "AVERAGE",
+    "DEFAULT_METRICS",
     "METRICS",
     "PUBLISHED_NOTE",
     "Cell",
@@ -678,6 +807,7 @@ __all__ = [
     "latex_table",
     "markdown_table",
     "metric_title",
+    "nothing_published",
     "public_name",
     "published_rows",
     "published_sources",
