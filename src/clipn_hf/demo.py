@@ -88,7 +88,7 @@ def demo_table(samples: Sequence[JudgedSample]) -> Table:
     total, known, unknown = describe_results(samples)
     table = Table(
         title=total,
-        caption=f"prob.: the probability of the nearest label.\n{known}.\n{unknown}.",
+        caption=f"p: the probability of the nearest label.\n{known}.\n{unknown}.",
         title_style="bold",
         caption_style="",
         box=SIMPLE_HEAD,
@@ -100,7 +100,7 @@ def demo_table(samples: Sequence[JudgedSample]) -> Table:
     table.add_column("Verdict")
     table.add_column("OOD score", justify="right")
     table.add_column("Nearest label", no_wrap=True)
-    table.add_column("prob.", justify="right")
+    table.add_column("p", justify="right")
     table.add_column("")
     for index, sample in enumerate(samples):
         verdict = VERDICTS[sample.result["is_ood"]]
