@@ -746,7 +746,7 @@ def test_per_label_promises_hold_among_images_of_the_same_nearest_label() -> Non
 
     detector = OODDetector(encoder, ["cat", "dog"], "mcm")
     calibration = detector.calibrate(draw(4000)[0], 0.1, per_label=True)
-    assert "For each label, at most 10 % of new ID images that are given it" in calibration.promise
+    assert "For each label, at most 10 % of new ID images that are nearest to it" in calibration.promise
     images, is_cat = draw(40_000)
     results = detector.results(images)
     unknown = torch.tensor([result["is_ood"] for result in results])
@@ -1074,3 +1074,9 @@ def test_a_deep_copy_is_a_detector_of_its_own(encoder: DualEncoder) -> None:
     other.labels = LABELS[:2]
     assert detector.fitted_on is not None
     assert other.fitted_on is None
+
+
+def test_embeddings_without_direction_are_refused(encoder: DualEncoder) -> None:
+    detector = OODDetector(encoder, LABELS, "mcm")
+    with pytest.raises(ValueError, match="rows of zeros, which have no direction"):
+        detector.score(torch.cat([HELD_OUT[:2], torch.zeros(1, HELD_OUT.shape[1])]))

@@ -18,7 +18,7 @@ from huggingface_hub.errors import EntryNotFoundError
 from peft import LoraConfig, get_peft_model
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from transformers import AutoProcessor, CLIPProcessor
+from transformers import AutoProcessor, CLIPModel, CLIPProcessor
 
 from clipn_hf import CLIPNModel, DualEncoder, IncompleteCheckpointError, OODDetector, detector_files, pipeline
 from clipn_hf.encoders import EMBEDDED_CHECKPOINT, PrecomputedEncoder
@@ -393,7 +393,9 @@ def test_other_weights_are_refused(clipn_folder: Path, clip_folder: Path, tmp_pa
             pipeline("ood-detection", model=str(tmp_path / folder), device="cpu")
         (weights / "model.safetensors").write_bytes(original)
         check_loads(tmp_path / folder, detector)
-    with pytest.raises(ValueError, match="was made with other weights"):
+    with pytest.raises(
+        ValueError, match="made with a CLIPNModel of another configuration or tokenizer than the CLIPM"
+    ):
         OODDetector.from_pretrained(
             tmp_path / "inside", encoder=DualEncoder.from_pretrained(clip_folder, device="cpu")
         )
@@ -407,12 +409,12 @@ def test_missing_weights_are_named(clipn_folder: Path, tmp_path: Path) -> None:
     detector.save_pretrained(tmp_path / "model", include_weights=False)
     check_loads(tmp_path / "model", detector)
     (tmp_path / "model" / "model.safetensors").unlink()
-    with pytest.raises(
-        IncompleteCheckpointError, match="was saved beside the weights of its model, which are missing"
-    ):
+    with pytest.raises(OSError, match=r"model\.safetensors"):
         load(tmp_path / "model")
-    shutil.rmtree(tmp_path / "model")
     with pytest.raises(IncompleteCheckpointError, match=r"The detector .*named names the model .*model, which cannot"):
+        load(tmp_path / "named")
+    shutil.rmtree(tmp_path / "model")
+    with pytest.raises(IncompleteCheckpointError, match="names the folder ../model beside it, which does not exist"):
         load(tmp_path / "named")
     (tmp_path / "inside" / "model.safetensors").unlink()
     with pytest.raises(OSError, match=r"model\.safetensors"):
@@ -743,22 +745,93 @@ def test_half_precision_comes_back(
     assert "was made in bfloat16 and computes in float32" in caplog.text
 
 
-def test_weights_that_were_trained_further_are_not_saved_with_an_old_promise(
-    clip_folder: Path, tmp_path: Path
+@pytest.mark.parametrize("part", ["visual_projection", "text_projection"])
+def test_a_model_that_is_trained_further_ends_the_promise(
+    clip_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, part: str
 ) -> None:
     detector = ready(clip_folder)
+    assert detector.calibration is not None
     with torch.no_grad():
-        detector.image_encoder.model.visual_projection.weight.mul_(1.01)
-    with pytest.raises(ValueError, match="weights of the model have changed since the detector was fitted"):
-        detector.save_pretrained(tmp_path / "one")
-    assert not (tmp_path / "one").exists()
-    # Without state, the labels are embedded anew.
-    fresh = OODDetector(detector.encoder, LABELS, "mcm")
+        getattr(detector.image_encoder.model, part).weight.mul_(1 + 0.1 * torch.rand(24, 32))
+    detector.save_pretrained(tmp_path / "one")
+    assert "has dropped its threshold" in caplog.text and "because `model` changed" in caplog.text
+    assert (detector.threshold, detector.calibration) == (None, None)
+    loaded = load(tmp_path / "one")
+    fresh = OODDetector(detector.encoder, LABELS, "mcm", **detector.settings)
+    for other in (loaded, fresh):
+        assert torch.equal(detector.score(HELD_OUT), other.score(HELD_OUT))
+    # What is calibrated from now on is calibrated with the labels as the new weights embed them.
+    detector.calibrate(HELD_OUT)
+    detector.save_pretrained(tmp_path / "two")
+    assert torch.equal(detector.score(HELD_OUT), load(tmp_path / "two").score(HELD_OUT))
+
+
+def test_every_entry_follows_the_model(clip_folder: Path) -> None:
+    def judge(detector: OODDetector) -> None:
+        detector(Image.new("RGB", (40, 40), "red"))
+
+    def value(detector: OODDetector) -> None:
+        with pytest.raises(ValueError, match="p-values need a calibrated detector"):
+            detector.p_values(HELD_OUT)
+
+    for entry in (judge, value, lambda d: d.score(HELD_OUT), lambda d: d.with_changes(threshold=0.5)):
+        for change in ("weights", "processor"):
+            detector = ready(clip_folder)
+            if change == "weights":
+                with torch.no_grad():
+                    detector.image_encoder.model.visual_projection.weight.add_(0.01)
+            else:
+                detector.image_encoder.processor.image_processor.image_mean = [0.1, 0.2, 0.3]
+            entry(detector)
+            assert detector.calibration is None
+
+
+def test_moving_the_weights_changes_nothing(clip_folder: Path) -> None:
+    detector = ready(clip_folder)
+    for parameter in detector.image_encoder.model.parameters():
+        parameter.data = parameter.data.clone()
+    detector.score(HELD_OUT)
+    assert detector.calibration is not None
+
+
+def test_another_configuration_is_noticed(clip_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    detector = ready(clip_folder)
+    detector.save_pretrained(tmp_path / "one")
+    config = json.loads((tmp_path / "one" / "config.json").read_text())
+    config["vision_config"]["hidden_act"] = "relu"
+    (tmp_path / "one" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="of another configuration or tokenizer"):
+        load(tmp_path / "one")
+    # Also in place of the model of a detector, though the weights are the same.
+    detector.encoder = tmp_path / "one"  # type: ignore[assignment]
+    assert detector.calibration is None
+    assert "because `encoder` changed" in caplog.text
+
+
+def test_methods_that_read_images_alone_keep_what_they_know_with_another_text_encoder(
+    clip_folder: Path, tmp_path: Path
+) -> None:
+    model = CLIPModel.from_pretrained(clip_folder)
     with torch.no_grad():
-        detector.image_encoder.model.text_projection.weight.add_(0.1)
-    fresh.save_pretrained(tmp_path / "one")
-    again = OODDetector(detector.encoder, LABELS, "mcm")
-    assert torch.equal(OODDetector.from_pretrained(tmp_path / "one").score(HELD_OUT), again.score(HELD_OUT))
+        model.text_projection.weight.mul_(1.1)
+    other = DualEncoder(model, CLIPProcessor.from_pretrained(clip_folder), "cpu")
+    kept, dropped = ready(clip_folder, "nearest_neighbors"), ready(clip_folder, "mcm")
+    for detector in (kept, dropped):
+        detector.encoder = other
+    assert kept.calibration is not None
+    assert dropped.calibration is None
+    kept.save_pretrained(tmp_path)
+    check_loads(tmp_path, kept)
+
+
+def test_a_detector_beside_its_model_leaves_the_weights_alone(clip_folder: Path, tmp_path: Path, hub: FakeHub) -> None:
+    shutil.copytree(clip_folder, tmp_path / "model")
+    before = (tmp_path / "model" / "model.safetensors").read_bytes()
+    detector = ready(tmp_path / "model")
+    detector.save_pretrained(tmp_path / "model", include_weights=False, push_to_hub=True, repo_id="someone/cats")
+    assert (tmp_path / "model" / "model.safetensors").read_bytes() == before
+    check_loads(tmp_path / "model", detector)
+    check_loads(hub.folder, detector)
 
 
 def test_somebody_elses_pytorch_weights_stay(clip_folder: Path, tmp_path: Path) -> None:
@@ -836,3 +909,35 @@ def test_a_model_of_the_hub_is_named_with_its_revision(clipn_folder: Path, tmp_p
     ):
         load(hub.folder)
     check_equal(OODDetector.from_pretrained(hub.folder, encoder=encoder), detector)
+
+
+def test_none_means_the_default_in_calls(clip_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    detector = ready(clip_folder)
+    detector.save_pretrained(tmp_path)
+    detect = pipeline("ood-detection", model=str(tmp_path), device="cpu")
+    image = Image.new("RGB", (40, 40), "red")
+    expected = detect(image)
+    assert expected["threshold"] == detector.threshold
+    caplog.clear()
+    assert detect(image, candidate_labels=None, threshold=None, method=None, templates=None) == expected
+    assert not caplog.records
+    # What differs in every call is said once.
+    for _ in range(3):
+        detect(image, candidate_labels=["one", "two"], threshold=0.5)
+    assert caplog.text.count("has dropped its threshold") == 1
+
+
+def test_misspelt_loading_arguments_are_named(clip_folder: Path, tmp_path: Path) -> None:
+    ready(clip_folder).save_pretrained(tmp_path)
+    with pytest.raises(TypeError, match="from_pretrained does not know `devise`, did you mean `device`"):
+        OODDetector.from_pretrained(tmp_path, devise="cpu")
+    with pytest.raises(TypeError, match="`temperature` comes with the detector"):
+        OODDetector.from_pretrained(tmp_path, temperature=2.0)
+
+
+def test_a_detector_in_place_of_a_model_is_said(
+    clip_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ready(clip_folder).save_pretrained(tmp_path)
+    OODDetector(tmp_path, LABELS, "mcm")
+    assert "is a detector, of which the model alone is used" in caplog.text

@@ -551,7 +551,8 @@ def test_says_which_model_it_is(clipn_folder: Path, clip_folder: Path, tmp_path:
     described = encoder.describe()
     assert json.loads(json.dumps(described)) == described
     digest, processor_digest = described.pop("weights_sha256"), described.pop("image_processor_sha256")
-    assert len(bytes.fromhex(digest)) == len(bytes.fromhex(processor_digest)) == 32
+    config_digest = described.pop("config_sha256")
+    assert {len(bytes.fromhex(each)) for each in (digest, processor_digest, config_digest)} == {32}
     assert described == {
         "id": str(clipn_folder),
         "revision": None,
@@ -579,6 +580,7 @@ def test_says_which_model_it_is(clipn_folder: Path, clip_folder: Path, tmp_path:
         **described,
         "id": None,
         "weights_sha256": half,
+        "config_sha256": config_digest,
         "image_processor_sha256": processor_digest,
         "logit_scale": again.logit_scale.exp().item(),
     }

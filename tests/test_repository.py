@@ -177,7 +177,17 @@ IMPORTS: dict[str, set[str]] = {
     "feature_cache": {"files"},
     "features": {"digests", "encoders", "feature_cache", "images", "prompts"},
     "detector_saving": {"detector_card", "detector_files", "encoders"},
-    "detector": {"calibration", "detector_saving", "digests", "encoders", "features", "images", "methods", "prompts"},
+    "detector": {
+        "calibration",
+        "detector_saving",
+        "digests",
+        "encoders",
+        "features",
+        "images",
+        "methods",
+        "modeling",
+        "prompts",
+    },
     "pipeline": {"detector", "detector_files", "encoders", "images", "methods", "prompts"},
 }
 TENSOR_LIBRARIES = {"torch", "numpy", "sklearn"}

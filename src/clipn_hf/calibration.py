@@ -131,7 +131,7 @@ class Calibration:
         each = "for each label, " if self.groups else ""
         images = "the calibration images of that label" if self.groups else f"the {self.n} calibration images"
         rate = f"at most {_percent(self.max_id_rejection)} of"
-        kind = "that are given it as the calibration images were" if self.groups else "like the calibration images"
+        kind = "that are nearest to it, like the calibration images," if self.groups else "like the calibration images"
         if self.method == "quantile":
             text = f"No promise about new images: {each}{rate} {images} score above the threshold."
         else:

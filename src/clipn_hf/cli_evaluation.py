@@ -187,7 +187,16 @@ def compare(
     model_b: Annotated[
         str | None, typer.Option(metavar="MODEL", help="Take only this model of B.", show_default="all")
     ] = None,
-    metric: Annotated[str, typer.Option(metavar="NAME", help="The metric to compare.")] = "auroc",
+    metric: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            # Those of `comparison.COMPARABLE`, which takes seconds to import.
+            help="The metric to compare: auroc, fpr95, fpr95_ood_positive, aupr_in, aupr_out, detection_accuracy, "
+            "id_accuracy, aurc, oscr or ccr_at_fpr1; of shifted sets accuracy or rejected_at_tpr95; with these as ID "
+            "auroc_full_spectrum or fpr95_full_spectrum.",
+        ),
+    ] = "auroc",
     resamples: Annotated[int, typer.Option(metavar="N", min=1, help="Draws of the bootstrap.")] = 1000,
     seed: Annotated[int, typer.Option(metavar="N", min=0, help="Seed of these draws.")] = 0,
     by_seed: Annotated[

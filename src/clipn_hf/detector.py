@@ -24,7 +24,7 @@ from transformers.utils import logging
 
 from .calibration import Calibration, calibrate, p_values, starting_threshold
 from .detector_saving import load_detector, save_detector, upload_detector
-from .digests import data_digest, model_digest
+from .digests import data_digest, image_processor_settings, model_digest, same_images, settings_digest
 from .encoders import DualEncoder, PrecomputedEncoder
 from .features import extract_features
 from .images import image_of, number_images
@@ -39,6 +39,7 @@ from .methods import (
     method_inputs,
     unknown_argument,
 )
+from .modeling.modeling_clipn import LOADING_ARGUMENTS
 from .prompts import validate_labels
 
 logger = logging.get_logger(__name__)
@@ -165,6 +166,8 @@ class OODDetector:
         self.fitted_on: dict[str, Any] | None = None
         self._fitted_digests: frozenset[bytes] = frozenset()
         self._weights_sha256: str | None = None
+        self._says_once = False
+        self._embedded_with: tuple[Any, ...] | None = None
         self.threshold = threshold
         self._encoder = _make_encoder(model, processor, device, dtype)
         _check_served(self.method, self._encoder)
@@ -239,6 +242,7 @@ class OODDetector:
         encoder = _make_encoder(model, None, None, None)
         if encoder is self._encoder:
             return
+        self._follow_model()
         _check_served(self.method, encoder)
         templates = self._encoder.label_templates(*self._given_templates)
         before, self._encoder = self._encoder, encoder
@@ -247,10 +251,14 @@ class OODDetector:
         except Exception:
             self._encoder = before
             raise
+        # Without thresholds per label, texts do not matter to methods that do not read them.
+        reads_texts = self.method.uses_text or (self._calibration is not None and bool(self._calibration.groups))
         if _compute_the_same(before, encoder):
             self._forget_for_templates("encoder", templates)
-        else:
+        elif reads_texts or not _embed_images_alike(before, encoder):
             self._forget("encoder", fitted=True, threshold=True)
+        if self.fitted_on is not None or self._calibration_scores is not None:
+            self._remember_weights()
 
     @property
     def image_encoder(self) -> DualEncoder:
@@ -310,6 +318,7 @@ class OODDetector:
                 method was not fitted.
         """
         check_count("top_k", top_k)
+        self._follow_model()
         self.check_fitted()
         self.explain_missing_verdict()
         return [result for embeddings in self._embed(images, batch_size) for result in self.results(embeddings, top_k)]
@@ -329,6 +338,7 @@ class OODDetector:
         Raises:
             ImageError, TypeError, ValueError: As for calling the detector; embeddings of another width, or not finite.
         """
+        self._follow_model()
         self.check_fitted()
         if is_embeddings(images):
             return self._score(self._inputs(images))
@@ -370,6 +380,7 @@ class OODDetector:
             ValueError: The detector is not calibrated.
             ImageError, TypeError, ValueError: As for `score`.
         """
+        self._follow_model()
         if self._calibration_scores is None:
             raise ValueError("p-values need a calibrated detector; call `calibrate` with held-out ID images first.")
         self.check_fitted()
@@ -409,6 +420,7 @@ class OODDetector:
         """
         if self.method.fit is None:
             return self
+        self._follow_model()
         for need, value, name in (("training", id_images, "id_images"), ("training_labels", id_labels, "id_labels")):
             if need in self.method.needs and value is None:
                 raise ValueError(f"Method {self.method.name} needs {NEEDS[need]}; pass them as `{name}`.")
@@ -492,6 +504,7 @@ class OODDetector:
 
         ```
         """
+        self._follow_model()
         self.check_fitted()
         embeddings, digests = self._embed_distinct("id_images", id_images, batch_size, use_cache)
         seen = sum(
@@ -685,12 +698,15 @@ class OODDetector:
         Raises:
             TypeError, ValueError: As for the class.
         """
+        self._follow_model()
         names = ("labels", "templates", "no_templates", "threshold")
         settings = {name: value for name, value in changes.items() if name not in (*names, "method")}
         method = get_method(changes.get("method", self.method.name))
         same_method = method is self.method
         resolved = method.resolve_settings({**(self.settings if same_method else {}), **settings}, OPTIONS)
         other = copy.copy(self)
+        # The calls of a pipeline may all differ from its detector in the same way.
+        other._says_once = True
         if not same_method:
             templates, no_templates = self._given_templates
             other = OODDetector(
@@ -701,14 +717,17 @@ class OODDetector:
                 no_templates=changes.get("no_templates", no_templates),
                 **resolved,
             )
-            copy.copy(self)._forget("method", fitted=True, threshold=True, once=True)
+            quiet = copy.copy(self)
+            quiet._says_once = True
+            quiet._forget("method", fitted=True, threshold=True)
         elif resolved != dict(self.settings):
             of_fit = [method.settings_of(method.fit, settings) for settings in (self.settings, resolved)]
             other._settings = resolved
-            other._forget("settings", fitted=of_fit[0] != of_fit[1], threshold=True, once=True)
+            other._forget("settings", fitted=of_fit[0] != of_fit[1], threshold=True)
         for name in names:
             if name in changes:
                 setattr(other, name, changes[name])
+        other._says_once = False
         return other
 
     def save_pretrained(
@@ -746,10 +765,7 @@ class OODDetector:
                 raise unknown_argument("OODDetector.save_pretrained", name, ["include_weights", *PUBLISHING_OPTIONS])
             if not push_to_hub:
                 raise TypeError(f"`{name}` is for publishing; set `push_to_hub=True` or leave it out.")
-        self._check_weights()
-        if self._embedded_with != self._weights_state():
-            # The model has been trained further since the labels were embedded.
-            self._embed_labels(*self._used_templates)
+        self._follow_model()
         tensors = {
             "text_embeddings": self._text_embeddings,
             "no_text_embeddings": self._no_text_embeddings,
@@ -826,11 +842,13 @@ class OODDetector:
             ValueError: It is damaged, of another version, or its weights are not those it was made with.
             IncompleteCheckpointError: The checkpoint, or that which the detector names, is damaged or missing.
         """
-        own = {"labels", "method", "templates", "no_templates", "threshold"} & hub_arguments.keys()
-        if own:
-            raise TypeError(
-                f"`{min(own)}` comes with the detector; load it, and use `with_changes` for one that differs."
-            )
+        settings = {name for row in METHODS.values() for name in row.settings}
+        for name in hub_arguments:
+            if name in {"labels", "method", "templates", "no_templates", "threshold", *settings}:
+                raise TypeError(f"`{name}` comes with the detector; load it, and use `with_changes` to differ.")
+            if name not in LOADING_ARGUMENTS:
+                known = ["encoder", "device", "dtype", *LOADING_ARGUMENTS]
+                raise unknown_argument("OODDetector.from_pretrained", name, known)
         values, tensors, encoder = load_detector(source, encoder, device, dtype, **hub_arguments)
         detector = cls.__new__(cls)
         detector._method = get_method(values["method"])
@@ -848,7 +866,8 @@ class OODDetector:
             detector._calibration_scores = tensors.get("calibration_scores")
             detector._calibration_labels = tensors.get("calibration_labels")
         detector._encoder = encoder
-        detector._weights_sha256 = values["model"]["weights_sha256"]
+        detector._weights_sha256 = model_digest(encoder.model)
+        detector._says_once = False
         given = (values["templates"], values["no_templates"])
         used = (values["used_templates"], values["used_no_templates"])
         # Defaults may have become others; the embeddings of the labels have not.
@@ -857,7 +876,7 @@ class OODDetector:
         )
         detector._given_templates = (used[0], given[1] if used[1] is None else used[1]) if changed else given
         detector._used_templates = encoder.label_templates(*detector._given_templates)
-        detector._embedded_with = detector._weights_state()
+        detector._embedded_with = detector._model_state()
         detector._text_embeddings = tensors["text_embeddings"]
         detector._no_text_embeddings = tensors.get("no_text_embeddings")
         return detector
@@ -897,19 +916,29 @@ class OODDetector:
         if isinstance(self._encoder, DualEncoder):
             self._weights_sha256 = model_digest(self._encoder.model)
 
-    def _weights_state(self) -> tuple[Any, ...] | None:
-        return self._encoder.weights_state() if isinstance(self._encoder, DualEncoder) else None
+    def _model_state(self) -> tuple[Any, ...] | None:
+        """Differs after any change of the model or its image processor, and after a move to another device."""
+        if not isinstance(self._encoder, DualEncoder):
+            return None
+        processor = settings_digest(image_processor_settings(self._encoder.processor.image_processor))
+        return self._encoder.weights_state(), processor
 
-    def _check_weights(self) -> None:
-        """Check before saving that the model is still the one that was fitted and calibrated."""
-        depends = self.fitted_on is not None or self._calibration_scores is not None
-        if not depends or not isinstance(self._encoder, DualEncoder):
+    def _follow_model(self) -> None:
+        """Drop what no longer holds if the model was changed in place, such as by training it further."""
+        state, before = self._model_state(), self._embedded_with
+        if state == before or state is None or before is None or not isinstance(self._encoder, DualEncoder):
             return
-        if model_digest(self._encoder.model) != self._weights_sha256:
-            raise ValueError(
-                "The weights of the model have changed since the detector was fitted or calibrated; make it anew, "
-                "then save it."
-            )
+        text = self._text_embeddings
+        if state[0] != before[0]:
+            self._embed_labels(*self._used_templates)
+        self._embedded_with = state
+        if self._weights_sha256 is not None:
+            is_same = model_digest(self._encoder.model) == self._weights_sha256
+        else:
+            is_same = torch.allclose(text, self._text_embeddings, atol=1e-5)
+        if not is_same or state[1] != before[1]:
+            self._forget("model", fitted=True, threshold=True)
+            self._weights_sha256 = None
 
     def _embed(self, images: Any, batch_size: int) -> Iterator[Tensor]:
         """Yield embeddings `(batch, dim)`, batch by batch."""
@@ -965,7 +994,7 @@ class OODDetector:
         self._text_embeddings = text.cpu()  # (classes, dim)
         self._no_text_embeddings = None if no_text is None else no_text.cpu()
         self._used_templates = self._encoder.label_templates(*given)
-        self._embedded_with = self._weights_state()
+        self._embedded_with = self._model_state()
 
     def _change_templates(self, name: str, given: tuple[Sequence[str] | None, Sequence[str] | None]) -> None:
         before, given_before = self._used_templates, self._given_templates
@@ -987,7 +1016,7 @@ class OODDetector:
         if (uses_text and after[0] != before[0]) or ("no" in self.method.needs and after[1] != before[1]):
             self._forget(reason, threshold=True)
 
-    def _forget(self, reason: str, fitted: bool = False, threshold: bool = False, once: bool = False) -> None:
+    def _forget(self, reason: str, fitted: bool = False, threshold: bool = False) -> None:
         """Drop what no longer holds, and say so."""
         dropped, again = [], []
         if fitted and self.fitted_on is not None:
@@ -1002,8 +1031,7 @@ class OODDetector:
             self.threshold = None
         if dropped:
             change = "`fit` was called" if reason == "fit" else f"`{reason}` changed"
-            # The calls of a pipeline may all differ from its detector in the same way.
-            (logger.warning_once if once else logger.warning)(
+            (logger.warning_once if self._says_once else logger.warning)(
                 f"The detector has dropped {' and '.join(dropped)}, because {change}; call {' and '.join(again)} anew."
             )
 
@@ -1034,6 +1062,8 @@ class OODDetector:
             )
         if not torch.isfinite(embeddings).all():
             raise ValueError("Image embeddings have NaN or infinite values; compute them again in float32.")
+        if len(embeddings) and not embeddings.any(dim=1).all():
+            raise ValueError("Image embeddings have rows of zeros, which have no direction; compute them again.")
         return embeddings
 
     def _inputs(self, image_embeddings: Any) -> MethodInputs:
@@ -1103,7 +1133,13 @@ def _make_encoder(
             raise TypeError("`processor`, `device` and `dtype` belong to the encoder; pass them when making it.")
         return model
     if model is None or isinstance(model, str | os.PathLike):
-        return DualEncoder.from_pretrained(model, processor, device, dtype)
+        encoder = DualEncoder.from_pretrained(model, processor, device, dtype)
+        if getattr(encoder.model, "detector_folder", None) is not None:
+            logger.warning_once(
+                f"{model} is a detector, of which the model alone is used; `OODDetector.from_pretrained` loads it "
+                "with its labels, method and threshold."
+            )
+        return encoder
     return DualEncoder(model, processor, device, dtype)
 
 
@@ -1125,13 +1161,15 @@ def _check_labels(labels: Sequence[str], method: Method) -> list[str]:
 
 def _compute_the_same(one: DualEncoder | PrecomputedEncoder, other: DualEncoder | PrecomputedEncoder) -> bool:
     """Whether two encoders give the same embeddings of images and texts, but for rounding."""
+    names = ("class", "weights_sha256", "config_sha256", "image_processor_sha256", "logit_scale")
     descriptions = [encoder.describe() for encoder in (one, other)]
-    if any(descriptions[0][key] != descriptions[1][key] for key in ("class", "weights_sha256", "logit_scale")):
+    return all(descriptions[0][name] == descriptions[1][name] for name in names)
+
+
+def _embed_images_alike(one: DualEncoder | PrecomputedEncoder, other: DualEncoder | PrecomputedEncoder) -> bool:
+    if not (isinstance(one, DualEncoder) and isinstance(other, DualEncoder)):
         return False
-    if isinstance(one, DualEncoder) and isinstance(other, DualEncoder):
-        processors = [encoder.processor.image_processor.to_dict() for encoder in (one, other)]
-        return bool(processors[0] == processors[1])
-    return True
+    return same_images(one.model, one.processor.image_processor, other.model, other.processor.image_processor)
 
 
 def _stack_digests(digests: frozenset[bytes]) -> Tensor | None:

@@ -47,6 +47,7 @@ _KEYS = {
     "version",
 }
 _MODEL_KEYS = {
+    "config_sha256",
     "image_processor_sha256",
     "class",
     "device",
@@ -189,7 +190,8 @@ def _to_json(content: Mapping[str, Any]) -> str:
 def _seal(content: Mapping[str, Any]) -> str:
     """SHA-256 of what must not change. Where the model is may change, but not its weights."""
     sealed = {name: value for name, value in content.items() if name not in ("model", "tensors_sha256")}
-    return settings_digest({**sealed, "weights_sha256": content.get("model", {}).get("weights_sha256")})
+    model = content.get("model", {})
+    return settings_digest({**sealed, "weights": [model.get(name) for name in ("weights_sha256", "config_sha256")]})
 
 
 def _digest(file: Path) -> str:

@@ -78,6 +78,9 @@ def save_detector(
         if path.name not in written:
             path.unlink()
     write_detector_card(folder, content, repo_id)
+    if description["weights"] == "inside" and not include_weights:
+        # They were there before.
+        written += [path.name for path in folder.iterdir() if _WEIGHTS.fullmatch(path.name)]
     return [*written, CARD_NAME]
 
 
@@ -113,7 +116,7 @@ def load_detector(
     tensors = read_tensors(source, values, **hub_arguments)
     if encoder is None:
         encoder = DualEncoder.from_pretrained(source, None, device, dtype or values["model"]["dtype"], **hub_arguments)
-    _check_weights(source, values["model"], encoder)
+    _check_model(source, values, tensors, encoder)
     return values, tensors, encoder
 
 
@@ -167,6 +170,7 @@ def _place_of_weights(encoder: DualEncoder, folder: Path, include_weights: bool)
     """Where a detector saved to `folder` has its weights: the entries of `detector.json` that say so."""
     source = encoder.source
     local = source is not None and os.path.isdir(source)
+    in_place = local and source is not None and os.path.realpath(source) == os.path.realpath(folder)
     adapted = bool(getattr(encoder.model, "peft_config", None))
     if include_weights:
         if adapted:
@@ -189,6 +193,8 @@ def _place_of_weights(encoder: DualEncoder, folder: Path, include_weights: bool)
             "The model was not loaded from a folder or the Hub, so the detector cannot name it; save with "
             "`include_weights=True`."
         )
+    if in_place:
+        return {"id": os.path.basename(os.path.realpath(source)), "weights": "inside"}
     if local:
         return {"id": os.path.relpath(os.path.realpath(source), folder.resolve()), "weights": "folder"}
     return {"id": source, "weights": "hub"}
@@ -213,8 +219,16 @@ def _outdated_weights(folder: Path, encoder: DualEncoder, include_weights: bool)
     return weights
 
 
-def _check_weights(source: str | os.PathLike[str], saved: Mapping[str, Any], encoder: DualEncoder) -> None:
-    found = encoder.describe()
+def _check_model(
+    source: str | os.PathLike[str], values: Mapping[str, Any], tensors: Mapping[str, Tensor], encoder: DualEncoder
+) -> None:
+    """Check that a model is the one that a detector was made with."""
+    saved, found = values["model"], encoder.describe()
+    if any(found[name] != saved[name] for name in ("class", "config_sha256")):
+        raise ValueError(
+            f"The detector {os.fspath(source)} was made with a {saved['class']} of another configuration or tokenizer "
+            f"than the {found['class']} {encoder.source} has: either was changed since. Download or save it again."
+        )
     if found["image_processor_sha256"] != saved["image_processor_sha256"]:
         logger.warning(
             f"The detector {os.fspath(source)} prepares images in another way than when it was made: other settings "
@@ -226,7 +240,11 @@ def _check_weights(source: str | os.PathLike[str], saved: Mapping[str, Any], enc
             f"The detector {os.fspath(source)} was made in {saved['dtype']} and computes in {found['dtype']}: its "
             "scores differ a little from those its threshold was chosen by."
         )
-        return
+        # Rounding aside, the labels must be embedded as they were.
+        labels, expected = values["labels"][:8], tensors["text_embeddings"][:8]
+        text, _ = encoder.class_embeddings(labels, values["used_templates"], use_no_encoder=False)
+        if (text.cpu() - expected).abs().max() < 0.02:
+            return
     if found["weights_sha256"] == saved["weights_sha256"]:
         return
     raise ValueError(

@@ -41,6 +41,8 @@ _IRRELEVANT = frozenset(
         "transformers_version",
     }
 )
+# What changes the last digits alone.
+_ROUNDING = frozenset({"attention", "device", "dtype", "matmul_precision", "versions"})
 _ADAPTER_STATE = ("active_adapters", "disable_adapters", "merged_adapters", "scaling")
 
 
@@ -82,6 +84,34 @@ def image_encoder_settings(model: Any, image_processor: Any) -> dict[str, Any]:
     return {**_encoder_settings(model, "image"), "image_processor": image_processor_settings(image_processor)}
 
 
+def same_images(one: Any, one_processor: Any, other: Any, other_processor: Any) -> bool:
+    """Tell whether two models with their image processors embed images alike, but for rounding."""
+    settings = [
+        {name: value for name, value in image_encoder_settings(*pair).items() if name not in _ROUNDING}
+        for pair in ((one, one_processor), (other, other_processor))
+    ]
+    return settings[0] == settings[1]
+
+
+def configuration_settings(model: Any, tokenizer: Any, max_length: int) -> dict[str, Any]:
+    """List what embeddings depend on besides weights and image processor: configuration and tokenizer.
+
+    Args:
+        model ([`~transformers.CLIPModel`] or [`CLIPNModel`], with or without a peft adapter): The model.
+        tokenizer: Cuts and pads the texts.
+        max_length (`int`): Longer texts are cut.
+
+    Returns:
+        `dict`: Of what JSON knows.
+    """
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return {
+        "config": _plain(base.config.to_dict()),
+        "tokenizer": {"size": len(tokenizer), **_tokenizer_settings(tokenizer)},
+        "max_length": max_length,
+    }
+
+
 def image_processor_settings(image_processor: Any) -> dict[str, Any]:
     """List everything that the preparation of an image depends on, besides the image, as JSON knows it."""
     # Its own settings call the implementations in Pillow and in torch, whose numbers differ, by one name.
@@ -101,12 +131,7 @@ def text_encoder_settings(model: Any, kind: Kind, tokenizer: Any, max_length: in
     Returns:
         `dict`: Of what JSON knows.
     """
-    names = ("pad_token_id", "bos_token_id", "eos_token_id", "padding_side", "truncation_side")
-    return {
-        **_encoder_settings(model, kind),
-        "tokenizer": {name: getattr(tokenizer, name, None) for name in names},
-        "max_length": max_length,
-    }
+    return {**_encoder_settings(model, kind), "tokenizer": _tokenizer_settings(tokenizer), "max_length": max_length}
 
 
 def data_digest(digests: Iterable[bytes], labels: Sequence[Any] | None = None) -> str:
@@ -135,6 +160,11 @@ def model_digest(model: Any) -> str:
         `str`: The same for a model that computes in half precision and for its conversion to float32.
     """
     return _weights_digest(model, ("",), torch.float32)
+
+
+def _tokenizer_settings(tokenizer: Any) -> dict[str, Any]:
+    names = ("pad_token_id", "bos_token_id", "eos_token_id", "padding_side", "truncation_side")
+    return {name: getattr(tokenizer, name, None) for name in names}
 
 
 def _encoder_settings(model: Any, kind: Kind) -> dict[str, Any]:
@@ -204,11 +234,13 @@ def _version(package: str) -> str | None:
 
 __all__ = [
     "Kind",
+    "configuration_settings",
     "data_digest",
     "image_digest",
     "image_encoder_settings",
     "image_processor_settings",
     "model_digest",
+    "same_images",
     "settings_digest",
     "text_encoder_settings",
 ]

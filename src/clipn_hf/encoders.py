@@ -16,7 +16,7 @@ from torch.nn.functional import normalize
 from transformers import AutoProcessor, CLIPConfig
 from transformers.utils import logging
 
-from .digests import image_processor_settings, model_digest, settings_digest
+from .digests import configuration_settings, image_processor_settings, model_digest, settings_digest
 from .dtypes import floating_dtype
 from .images import ImageError, ImageSource, load_image
 from .loading import EMBEDDED_CHECKPOINT, POOLS, AutoDualEncoder
@@ -198,15 +198,18 @@ class DualEncoder:
         """Say which model this is, for records of results and for detectors that are saved.
 
         Returns:
-            `dict`: Of what JSON knows: `"id"`, `"revision"`, `"class"`, `"weights_sha256"`,
+            `dict`: Of what JSON knows: `"id"`, `"revision"`, `"class"`, `"weights_sha256"`, `"config_sha256"`,
             `"image_processor_sha256"`, `"dtype"`, `"device"` and `"logit_scale"`. The digests are those of the weights
-            in float32, and of class and settings of the image processor.
+            in float32, of configuration and tokenizer, and of class and settings of the image processor.
         """
         return {
             "id": self.name,
             "revision": self.revision,
             "class": type(self.model).__name__,
             "weights_sha256": model_digest(self.model),
+            "config_sha256": settings_digest(
+                configuration_settings(self.model, self.processor.tokenizer, self.max_text_length)
+            ),
             "image_processor_sha256": settings_digest(image_processor_settings(self.processor.image_processor)),
             "dtype": str(self.dtype).removeprefix("torch."),
             "device": self.device.type,
@@ -553,6 +556,7 @@ class PrecomputedEncoder:
             "revision": None,
             "class": type(self).__name__,
             "weights_sha256": settings_digest(texts),
+            "config_sha256": None,
             "image_processor_sha256": None,
             "dtype": "float32",
             "device": "cpu",

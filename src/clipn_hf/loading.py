@@ -138,10 +138,10 @@ def _read_reference(source: str, kwargs: dict[str, Any]) -> tuple[str, str | Non
         return EMBEDDED_CHECKPOINT, None
     if model["weights"] == "folder":
         named = os.path.normpath(os.path.join(os.path.realpath(source), model["id"]))
-        if named == os.path.realpath(source):
+        if not os.path.isdir(named):
             raise IncompleteCheckpointError(
-                f"The detector {source} was saved beside the weights of its model, which are missing now; put them "
-                "there again."
+                f"The detector {source} has no weights of its own and names the folder {model['id']} beside it, which "
+                "does not exist. Move detector and model together, or save the detector with `include_weights=True`."
             )
         return named, None
     return model["id"], model["revision"]

@@ -111,8 +111,10 @@ class OODPipeline(Pipeline):
                 `"image"` will do.
             candidate_labels (`Sequence[str]`): The known classes. They are encoded once, and kept for later calls. May
                 be left out for a detector that was saved.
-            method (`str`, *optional*, defaults to `"atd"`): A key of `clipn_hf.methods.METHODS`.
-            threshold (`float`, *optional*): The score above which an image is OOD, strictly. By default the
+            method (`str`, *optional*):
+                A key of `clipn_hf.methods.METHODS`; by default that of the detector, else `"atd"`.
+            threshold (`float`, *optional*):
+                The score above which an image is OOD, strictly. By default that of the detector, else the
                 threshold-free rule of the method decides, where it has one.
             top_k (`int`, *optional*, defaults to 5): How many labels to list in `labels` at most; None lists all.
             templates, no_templates (`Sequence[str]`, *optional*): As in [`DualEncoder.class_embeddings`].
@@ -133,6 +135,8 @@ class OODPipeline(Pipeline):
         if candidate_labels is not None:
             kwargs["candidate_labels"] = candidate_labels
         options = {**self._defaults, **kwargs}
+        # As elsewhere in transformers, None stands for the default; for `top_k` it means all.
+        options = {name: value for name, value in options.items() if value is not None or name == "top_k"}
         settings = {name: value for name, value in options.items() if name not in CALL_OPTIONS}
         method = "atd" if self.detector is None else self.detector.method.name
         get_method(options.get("method", method)).resolve_settings(settings, CALL_OPTIONS)

@@ -13,6 +13,7 @@ import os
 import re
 import unicodedata
 import zlib
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -170,6 +171,29 @@ class WordNet:
                 return [_parse(self._lines[place]) for place in places]
         return []
 
+    def completions(self, start: str, most: int = 4) -> list[str]:
+        """Find the nouns that begin with what may be a word cut short.
+
+        Case, accents and the difference between spaces and underscores do not matter.
+
+        Args:
+            start (`str`): The beginning, such as `"great white shar"`.
+            most (`int`, *optional*, defaults to 4): How many letters may be missing.
+
+        Returns:
+            `list[str]`: The nouns as WordNet writes them, the shortest first, those of equal length in the order of
+            the alphabet; without `start` itself.
+        """
+        spelling = next(_spellings(start, with_singulars=False))
+        words = []
+        for place in range(bisect_left(self._nouns, spelling), len(self._nouns)):
+            word = self._nouns[place]
+            if not word.startswith(spelling):
+                break
+            if 0 < len(word) - len(spelling) <= most:
+                words.append(word)
+        return [self._as_written(word) for word in sorted(words, key=len)]
+
     def hypernyms(self, synset: Synset) -> list[Synset]:
         """Give what a synset is a kind or an instance of, one step up."""
         return [self.synset(hypernym) for hypernym in synset.hypernyms]
@@ -183,6 +207,16 @@ class WordNet:
             following = (higher for hypernym in level for higher in self.synset(hypernym).hypernyms)
             level = [hypernym for hypernym in dict.fromkeys(following) if hypernym not in found]
         return list(found)
+
+    def _as_written(self, noun: str) -> str:
+        """The lemma of a noun of the index, which is in lower case."""
+        lemmas = _parse(self._lines[self._senses["n" + noun][0]]).lemmas
+        return next(lemma for lemma in lemmas if lemma.lower().replace(" ", "_") == noun)
+
+    @cached_property
+    def _nouns(self) -> list[str]:
+        """Nouns in the order of the alphabet, in lower case with underscores."""
+        return sorted(word[1:] for word in self._senses if word.startswith("n"))
 
     @cached_property
     def _places(self) -> dict[str, int]:

@@ -213,6 +213,34 @@ def test_mistakes_are_named(change: Callable[[dict[str, Any]], object], message:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (lambda s: s["id"].update(source={"imagefoldr": "x"}), "`id.source.imagefoldr` .* mean `imagefolder`"),
+        (lambda s: s["ood"][0].update(limt=3), r"`ood\[0\].limt` is not known. Did you mean `limit`"),
+        (lambda s: s["id"].update(classes={"renam": {}}), "`id.classes.renam` is not known"),
+        (lambda s: s.update(covariate_shift=[{"nam": "x"}]), r"`covariate_shift\[0\].nam` is not known"),
+        (lambda s: s.update(fit={"per_clas": 3}), "`fit.per_clas` is not known"),
+        (lambda s: s.update(labels={"form": "id"}), "`labels.form` is not known"),
+        (lambda s: s.update(text_features={"pth": "x"}), "`text_features.pth` is not known"),
+        (
+            lambda s: s.update(text_features={"banks": [{"nams": "x"}]}),
+            r"`text_features.banks\[0\].nams` is not known",
+        ),
+        # What is of a wrong type has no keys.
+        (
+            lambda s: s.update(ood=3, fit="x", text_features=[1], labels=None, id={"source": 3}),
+            "`description` is missing",
+        ),
+    ],
+)
+def test_unknown_keys_come_before_missing_ones(change: Callable[[dict[str, Any]], object], message: str) -> None:
+    suite = changed(change)
+    del suite["description"]
+    with pytest.raises(ValueError, match=message):
+        load_suite(suite)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
         (lambda s: s.pop("text_features"), "`text_features` is missing"),
         (lambda s: s["ood"][0].update(source={"csv": "x"}), "Either all sets have a source of the kind `features`"),
         (lambda s: s.update(image_size=3), "`image_size` has no effect on `features`"),

@@ -137,10 +137,15 @@ def test_what_is_printed_by_default(make_result: Any, result: Any) -> None:
 def test_other_metrics_come_on_request(result: Any) -> None:
     text = markdown_table(result.records, ["aupr_in", "aupr_in"])
     assert text.count("AUPR-in, average precision ↑") == 1
-    assert "FPR95" not in text and "not in these results" not in text
+    assert "FPR95" not in text and "ot in these results" not in text
     absent = markdown_table(result.records, ["auroc", "auroc_full_spectrum", "accuracy"])
-    assert "AUROC, full spectrum: not in these results." in absent
-    assert "Accuracy: not" not in absent
+    assert "Not in these results: AUROC, full spectrum." in absent
+    unshifted = [record for record in result.records if record["set"]["group"] != "covariate-shift"]
+    bare = [{**record, "metrics": {"auroc": record["metrics"]["auroc"]}} for record in unshifted]
+    text = markdown_table(bare, ["auroc", "accuracy", "oscr", "auroc_full_spectrum"])
+    assert "Not in these results (there are no shifted sets): Accuracy; AUROC, full spectrum." in text
+    assert "Not in these results: OSCR." in text
+    assert text.count("ot in these results") == 2
     with pytest.raises(ValueError, match="`metrics` is empty; give at least one of auroc, fpr95"):
         markdown_table(result.records, [])
 
@@ -250,6 +255,30 @@ def test_rows_that_look_alike_say_what_differs(result: Any) -> None:
     assert row_key(first[0]) == row_key(first[1]) != row_key(cold[0])
 
 
+@pytest.mark.parametrize(
+    ("models", "expected"),
+    [
+        (
+            [{"image_processor_sha256": None}, {"image_processor_sha256": "b" * 64}],
+            [CLIP, f"{CLIP} (image processor bbbbbbbb)"],
+        ),
+        ([{}, {"extra": "x"}], [CLIP, f"{CLIP} (extra x)"]),
+        ([{"id": "/data/a/tiny"}, {"id": "/data/a/tiny", "extra": "x"}], ["tiny (in a)", "tiny (extra x)"]),
+        ([{}, {"extra": None}], [CLIP, f"{CLIP} (no. 2)"]),
+        (
+            [{"weights_sha256": "a" * 64}, {"weights_sha256": "a" * 63 + "b"}],
+            [CLIP, f"{CLIP} (no. 2)"],
+        ),
+    ],
+)
+def test_what_is_not_known_is_in_no_name(result: Any, models: list[dict[str, Any]], expected: list[str]) -> None:
+    first = next(record for record in result.records if record["model"]["id"] == CLIP)
+    records = [{**first, "model": {**first["model"], **changes}} for changes in models]
+    assert [model for model, _ in row_names(records).values()] == expected
+    settings = [{**first, "no_templates": no_templates} for no_templates in (None, ["no {}"])]
+    assert [method for _, method in row_names(settings).values()] == ["mcm", 'mcm (no templates ["no {}"])']
+
+
 def test_paths_are_not_given_away(result: Any) -> None:
     for text in (markdown_table(result.records), latex_table(result.records)):
         assert "/data/me" not in text
@@ -303,7 +332,7 @@ def test_csv_is_long_and_not_rounded(result: Any) -> None:
     assert (fpr["fpr_positive"], fpr["fpr_rule"], fpr["tpr"]) == ("ood", "exact", "0.95")
     assert by_place[CLIP, "mcm", "MNIST", "fpr95"]["fpr_positive"] == "id"
     assert by_place[CLIP, "mcm", "MNIST", "auroc"]["fpr_positive"] == ""
-    assert fpr["unreadable"] == "3"
+    assert (fpr["unreadable"], fpr["excluded"], fpr["expected"]) == ("3", "7", "10000")
 
 
 def test_latex_has_rules_groups_and_bold(result: Any) -> None:

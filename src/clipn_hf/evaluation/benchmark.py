@@ -43,6 +43,7 @@ from .results import (
     CONVENTION,
     ID_METRICS,
     OOD_METRICS,
+    RECORDS_NAME,
     SCHEMA_VERSION,
     SHIFT,
     SHIFT_METRICS,
@@ -66,7 +67,6 @@ logger = logging.get_logger(__name__)
 Encoder = DualEncoder | PrecomputedEncoder
 _MODEL_TYPES = (str, os.PathLike, DualEncoder, PrecomputedEncoder, OODDetector)
 
-RECORDS_NAME = "results.jsonl"
 REPORT_NAME = "report.html"
 _VERSIONED = ("clipn_hf", "torch", "transformers", "numpy")
 _SEVERITIES = ("error", "warning", "note")
@@ -684,7 +684,7 @@ def _examine_counts(data: SuiteData) -> list[Finding]:
                 f"The set {loaded.name} has {loaded.num_available:,} images, but {loaded.num_expected:,} by the "
                 "protocol of the suite; results on it do not compare with those of others."
             )
-            found.append(Finding("warning", "image-count", message, (loaded.name,)))
+            found.append(Finding("warning", "image-count", message, ()))
     return found
 
 
@@ -785,4 +785,4 @@ def _write_model_index(path: Path, records: Sequence[dict[str, Any]]) -> None:
         partial_path.write_text(text, encoding="utf-8", newline="\n")
 
 
-__all__ = ["RECORDS_NAME", "REPORT_NAME", "SuiteResult", "evaluate_suite"]
+__all__ = ["REPORT_NAME", "SuiteResult", "evaluate_suite"]

@@ -226,6 +226,9 @@ _UNFINISHED = re.compile(
 _ARTICLE = re.compile(r"(?:an?|the)\s+\S", flags=re.IGNORECASE)
 _ARTICLE_BEFORE = re.compile(r"\b(?:an?|the)\s+\{\}", flags=re.IGNORECASE)
 _BRACKETS = {"(": ")", "[": "]", "{": "}"}
+# What makes a noun or an adjective of a verb
+_VERB_ENDINGS = ("er", "or", "ed", "ing", "ance", "ment", "ion")
+_MIN_LETTERS_TO_COMPLETE = 5
 # Names that were cut have one length, the greatest. Among short names many have the same length anyway.
 _MIN_CUT_LENGTH = 12
 _MIN_CUT_NAMES = 5
@@ -279,12 +282,17 @@ def _examine_spelling(
             f"first name, such as {_parts(synonyms[0])[0]!r}{clash if ambiguous else ''}."
         )
         yield _finding("warning", "synonym-list", message, synonyms)
-    cut = [label for label in labels if _unfinished(label)]
+    cut = []
+    for label in labels:
+        if _unfinished(label):
+            cut.append(label)
+        elif whole := _completion(label):
+            cut += _explained([label], whole)
     if cut:
         message = (
             f"{_count(len(cut), 'label')} {'seems' if len(cut) == 1 else 'seem'} cut short: there is an ellipsis, a "
-            "dangling word or comma, or a bracket or quotation mark without its other half; take the names from where "
-            "they are whole."
+            "dangling word or comma, a bracket or quotation mark without its other half, or the beginning of a name "
+            "in WordNet; take the names from where they are whole."
         )
         yield _finding("warning", "truncated-label", message, cut)
     piled = _piled_up(labels)
@@ -393,13 +401,22 @@ def _examine_likeness(labels: list[str]) -> Iterator[Finding]:
             "the other means; merge those that do."
         )
         yield _finding("note", "synonym-label", message, possible)
-    kin = related(kinds(list(names.values())))
+    kinships = list(kinds(list(names.values())))
+    kin = related(entry for entry in kinships if entry.certainty != "possible")
     if kin:
         message = (
             f"{_count(len(kin), 'label')} {_are(kin)} {'a kind' if len(kin) == 1 else 'kinds'} of another one in "
             "WordNet, so that an image may fit both; name the general class more precisely, or merge them."
         )
         yield _finding("note", "kind-of-label", message, kin)
+    maybe = related(entry for entry in kinships if entry.certainty == "possible")
+    if maybe:
+        message = (
+            f"{_count(len(maybe), 'label')} may be {'a kind' if len(maybe) == 1 else 'kinds'} of another one: in "
+            "WordNet, a rarer sense of one of the two makes it so; name more precisely those that an image may fit "
+            "together, or merge them."
+        )
+        yield _finding("note", "kind-of-label", message, maybe)
 
 
 def _examine_overlap(labels: list[str], ood_labels: list[str]) -> Iterator[Finding]:
@@ -430,7 +447,7 @@ def _examine_overlap(labels: list[str], ood_labels: list[str]) -> Iterator[Findi
         elif heads:
             related.append(_against(ood_label, _id_name(heads[0], id_names)))
             told.add(ood_label)
-        elif (other or inside) and ood_label not in meanings.likely:
+        elif (other or inside) and ood_label not in meanings.explained:
             contained.append(_against(ood_label, other[0] if other else _id_name(inside[0], id_names)))
     beyond = "What neither the spelling nor WordNet knows is beyond this check: read the lists."
     if same:
@@ -468,11 +485,17 @@ class _Meanings:
             certainty: {ood_label: entry for ood_label, entry in reversed(found) if entry.certainty == certainty}
             for certainty in ("certain", "probable", "possible")
         }
-        self.kinds = {entry.first: entry for entry in kinds(ood_labels, labels)}
+        self.kinds: dict[str, Kinship] = {}
+        self.possible_kinds: dict[str, Kinship] = {}
+        for entry in kinds(ood_labels, labels):
+            (self.possible_kinds if entry.certainty == "possible" else self.kinds)[entry.first] = entry
         self.general: dict[str, list[str]] = defaultdict(list)
         for entry in kinds(labels, ood_labels):
-            self.general[entry.second].append(entry.first)
-        self.likely = {*self.same["certain"], *self.same["probable"], *self.kinds}
+            if entry.certainty == "possible":
+                self.possible_kinds.setdefault(entry.second, entry)
+            else:
+                self.general[entry.second].append(entry.first)
+        self.explained = {*self.same["certain"], *self.same["probable"], *self.kinds, *self.possible_kinds}
 
     def report(self, told: Iterable[str]) -> Iterator[Finding]:
         """Report each OOD class once, unless it was told before, and under the gravest of what is said of it."""
@@ -516,6 +539,13 @@ class _Meanings:
                 first, *others = self.general[ood_label]
                 items.append(_against(ood_label, first) + (f" and {len(others)} more" if others else ""))
             yield _finding("note", "id-ood-kind-of", message, items)
+        if chosen := new(self.possible_kinds):
+            message = (
+                f"{_count(len(chosen), 'OOD class', 'OOD classes')} may be "
+                f"{'a kind' if len(chosen) == 1 else 'kinds'} of an ID label, or the other way round: in WordNet, a "
+                f"rarer sense of one of the two makes it so; {exclude}"
+            )
+            yield _finding("note", "id-ood-kind-of", message, self._items(chosen, self.possible_kinds))
 
     @staticmethod
     def _items(ood_labels: Iterable[str], found: Mapping[str, Kinship]) -> list[str]:
@@ -726,6 +756,22 @@ def _unfinished(label: str) -> bool:
     label = label.strip()
     unbalanced = any(label.count(left) != label.count(right) for left, right in _BRACKETS.items())
     return unbalanced or label.count('"') % 2 == 1 or (len(label) > 1 and bool(_UNFINISHED.search(label)))
+
+
+def _completion(label: str) -> str | None:
+    """The name in WordNet of which a label is the beginning, if it is no name itself."""
+    name = _parts(label)[-1]
+    words = re.split(r"[\s_]+", name.strip(" _"))
+    if sum(letter.isalpha() for letter in name) < _MIN_LETTERS_TO_COMPLETE:
+        return None
+    wordnet = WordNet.load()
+    if any(wordnet.synsets(known, part) for known in (name, words[-1]) for part in ("noun", "adjective")):
+        return None
+    for whole in wordnet.completions(name):
+        # WordNet's verbs are not in the package: who is told to "applaud" is not an applauder cut short.
+        if len(words) > 1 or not whole.lower().endswith(_VERB_ENDINGS):
+            return whole
+    return None
 
 
 def _piled_up(labels: list[str]) -> list[str]:

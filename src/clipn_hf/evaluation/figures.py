@@ -31,7 +31,7 @@ MAX_HEAT_MAP_ROWS = 40
 _ID_COLOR, _OOD_COLOR = "#0072B2", "#D55E00"
 _INK, _FADED, _RULE = "#1A1F26", "#5A6472", "#D5D9DF"
 # The yellow of the palette is too light for lines on white.
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#79828E")
+_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#79828E", "#882255")
 _LINES = ("-", "--", "-.", ":", (0, (8, 2)), (0, (4, 1, 1, 1)), (0, (1, 1)))
 # Their numbers have no common factor, so that no two curves look alike.
 _CURVES = tuple(itertools.islice(zip(itertools.cycle(_COLORS), itertools.cycle(_LINES)), MAX_CURVES))

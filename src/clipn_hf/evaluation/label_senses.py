@@ -102,27 +102,44 @@ def synonyms(labels: Sequence[str], others: Sequence[str] | None = None) -> Iter
 
 
 def kinds(labels: Sequence[str], others: Sequence[str] | None = None) -> Iterator[Kinship]:
-    """Find labels of which others are kinds, in the main senses of both.
+    """Find labels of which others are kinds.
 
     Args:
         labels (`Sequence[str]`): Labels, each different, that may be a kind of something.
         others (`Sequence[str]`, *optional*): What they may be a kind of; by default each other.
 
     Yields:
-        [`Kinship`]: `first`, one of `labels`, is a kind of `second`, the nearest one that is.
+        [`Kinship`]: `first`, one of `labels`, is a kind of `second`, the nearest one that is. Each of `labels` at most
+        once; in a rarer sense of one of the two only if it is none in the main senses of both.
     """
     wordnet = WordNet.load()
     by_main: dict[str, str] = {}
+    by_rarer: dict[str, str] = {}
     for label in labels if others is None else others:
-        for sense in label_senses(label)[:1]:
-            by_main.setdefault(sense.id, label)
+        for place, sense in enumerate(label_senses(label)):
+            (by_rarer if place else by_main).setdefault(sense.id, label)
+
+    def nearest(sense: Synset, labels_by_sense: dict[str, str], first: str) -> str | None:
+        ancestors = wordnet.ancestors(sense)
+        return next((entry for entry in ancestors if labels_by_sense.get(entry, first) != first), None)
+
     for first in labels:
-        for sense in label_senses(first)[:1]:
-            nearest = next((ancestor for ancestor in wordnet.ancestors(sense) if ancestor in by_main), None)
-            if nearest is not None:
-                second = by_main[nearest]
-                certain = _has_one_sense(first) and _has_one_sense(second)
-                yield Kinship(first, second, "certain" if certain else "probable", _way_up(sense, nearest))
+        main, *rarer = label_senses(first) or [None]
+        if main is None:
+            continue
+        if (ancestor := nearest(main, by_main, first)) is not None:
+            second = by_main[ancestor]
+            certain = _has_one_sense(first) and _has_one_sense(second)
+            yield Kinship(first, second, "certain" if certain else "probable", _way_up(main, ancestor))
+            continue
+        # As of synonyms, one of both senses is the main one.
+        for sense, labels_by_sense in [*((sense, by_main) for sense in rarer), (main, by_rarer)]:
+            if sense.category not in _THINGS:
+                continue
+            ancestor = nearest(sense, labels_by_sense, first)
+            if ancestor is not None and wordnet.synset(ancestor).category in _THINGS:
+                yield Kinship(first, labels_by_sense[ancestor], "possible", _way_up(sense, ancestor))
+                break
 
 
 def is_no_kind(label: str, other: str) -> bool:

@@ -407,6 +407,18 @@ def bootstrap_interval(
     id_data = {"id_scores": id_scores, "predictions": predictions, "labels": labels}
     id_arrays = {name: _as_array(values) for name, values in id_data.items() if values is not None}
     ood_arrays = {} if ood_scores is None else {"ood_scores": _as_array(ood_scores)}
+    given = {**id_arrays, **ood_arrays, **arguments}
+    needed = [
+        name
+        for name, parameter in inspect.signature(metric).parameters.items()
+        if parameter.default is parameter.empty
+    ]
+    lacking = [
+        name for name in needed if name in ("id_scores", "ood_scores", "predictions", "labels") and name not in given
+    ]
+    if lacking:
+        missing = ", ".join(f"`{name}`" for name in lacking)
+        raise TypeError(f"{getattr(metric, '__name__', 'The metric')} needs {missing}, too; pass it by name.")
     estimate = float(metric(**id_arrays, **ood_arrays, **arguments))
 
     sizes = {name: len(values) for name, values in id_arrays.items()}

@@ -62,6 +62,8 @@ _AVERAGED = (
     *("templates", "no_templates", "seed"),
 )
 _REQUIRED = ("suite", "model", "method", "labels", "seed", "id_set", "set", "convention", "metrics")
+# What tells models apart. Some of it may be null, but a record without it would be taken for one of another model.
+_REQUIRED_OF_MODEL = ("id", "class", "weights_sha256", "config_sha256", "image_processor_sha256")
 
 
 @dataclass(frozen=True)
@@ -726,6 +728,11 @@ def _refuse_constant(name: str) -> Any:
 
 def _check_record(record: Any, place: str) -> None:
     _check_entry(record, place, _REQUIRED)
+    model = record["model"]
+    if not isinstance(model, Mapping):
+        raise ValueError(f"{place} must have a description in `model`, got {model!r}; evaluate again.")
+    if missing := [name for name in _REQUIRED_OF_MODEL if name not in model]:
+        raise ValueError(f"{place} lacks {', '.join(f'`model.{name}`' for name in missing)}; evaluate again.")
 
 
 def _check_entry(entry: Any, place: str, required: Sequence[str]) -> None:

@@ -30,6 +30,10 @@ _SUITE_KEYS = (
     *("covariate_shift", "ood", "seeds", "methods", "models", "text_features"),
 )
 _SET_KEYS = ("name", "source", "images", "limit", "classes", "where", "note")
+_LABEL_KEYS = ("file", "from", "draw")
+_CLASS_KEYS = ("rename", "exclude", "only")
+_TEXT_KEYS = ("path", "model", "logit_scale", "banks")
+_BANK_KEYS = ("embeddings", "names", "template", "rename")
 _OWN_SET_KEYS = {"fit": ("per_class",), "ood": ("group", "complement")}
 _TABLE_KEYS = ("image_column", "label_column", "label_names")
 _SOURCE_KEYS: Mapping[str, tuple[str, ...]] = {
@@ -449,7 +453,56 @@ def _refuse_duplicates(node: Any) -> None:
             _refuse_duplicates(item)
 
 
+def _set_keys(kind: str) -> tuple[str, ...]:
+    return (*_SET_KEYS, *_OWN_SET_KEYS.get(kind, ()))
+
+
+def _known_source_keys(values: Mapping[Any, Any]) -> tuple[str, ...]:
+    """The keys that a source may have: those of its kind, or all where it is of no kind or of several."""
+    kinds = [kind for kind in _SOURCE_KEYS if kind in values]
+    if len(kinds) == 1:
+        return (kinds[0], *_SOURCE_KEYS[kinds[0]])
+    return (*_SOURCE_KEYS, *dict.fromkeys(option for options in _SOURCE_KEYS.values() for option in options))
+
+
+def _refuse_unknown_keys(values: Mapping[Any, Any]) -> None:
+    """Refuse keys that are not known. That comes first, because a key that is missing may be one that is misspelt."""
+    parts: list[tuple[Any, str, tuple[str, ...]]] = [
+        (values.get("labels"), "labels", _LABEL_KEYS),
+        *_set_parts(values.get("id"), "id", "id"),
+        *_set_parts(values.get("fit"), "fit", "fit"),
+    ]
+    for key, kind in (("covariate_shift", "covariate-shift"), ("ood", "ood")):
+        for place, one in _items(values, key):
+            parts += _set_parts(one, place, kind)
+    text = values.get("text_features")
+    parts.append((text, "text_features", _TEXT_KEYS))
+    if isinstance(text, Mapping):
+        parts += [(bank, f"text_features.{place}", _BANK_KEYS) for place, bank in _items(text, "banks")]
+    for part, place, known in parts:
+        # What should be a mapping and is none is refused with what it should be.
+        if isinstance(part, Mapping):
+            _Section(part, place, known)
+
+
+def _set_parts(values: Any, place: str, kind: str) -> list[tuple[Any, str, tuple[str, ...]]]:
+    if not isinstance(values, Mapping):
+        return []
+    source, classes = values.get("source"), values.get("classes")
+    return [
+        (values, place, _set_keys(kind)),
+        (source, f"{place}.source", _known_source_keys(source) if isinstance(source, Mapping) else ()),
+        (classes, f"{place}.classes", _CLASS_KEYS),
+    ]
+
+
+def _items(values: Mapping[Any, Any], key: str) -> list[tuple[str, Any]]:
+    items = values.get(key)
+    return [(f"{key}[{index}]", one) for index, one in enumerate(items)] if isinstance(items, list | tuple) else []
+
+
 def _parse_suite(section: _Section, folder: Path | None, sha256: str) -> Suite:
+    _refuse_unknown_keys(section.values)
     name = section.text("name")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise _SuiteError(f"`name` must be made of letters, digits, `-`, `_` and `.`, got {name!r}.")
@@ -514,7 +567,7 @@ def _check_sets(suite: Suite) -> None:
 def _parse_labels(section: _Section, folder: Path | None) -> SuiteLabels:
     value = section.require("labels", "a list, or where to take them from")
     if isinstance(value, Mapping):
-        own = _Section(value, "labels", ("file", "from", "draw"))
+        own = _Section(value, "labels", _LABEL_KEYS)
         if own.has("file"):
             if own.has("from") or own.has("draw"):
                 raise _SuiteError("`labels.file` stands alone; remove `from` and `draw`.")
@@ -570,7 +623,7 @@ def _parse_seeds(section: _Section) -> tuple[int, ...]:
 
 
 def _parse_set(values: Any, place: str, kind: str) -> ImageSet:
-    section = _Section(values, place, (*_SET_KEYS, *_OWN_SET_KEYS.get(kind, ())))
+    section = _Section(values, place, _set_keys(kind))
     name = section.text("name")
     group = kind
     if kind == "ood":
@@ -591,7 +644,7 @@ def _parse_set(values: Any, place: str, kind: str) -> ImageSet:
     limit, per_class = section.positive("limit"), section.positive("per_class")
     if limit is not None and per_class is not None:
         raise _SuiteError(f"`{place}` has both `limit` and `per_class`; keep one.")
-    classes = _Section(section.mapping("classes"), section.name("classes"), ("rename", "exclude", "only"))
+    classes = _Section(section.mapping("classes"), section.name("classes"), _CLASS_KEYS)
     only_labels = classes.values.get("only") == "labels"
     complement = section.flag("complement")
     if complement and only_labels:
@@ -616,17 +669,14 @@ def _parse_set(values: Any, place: str, kind: str) -> ImageSet:
 def _parse_source(values: Any, place: str) -> Source:
     if not isinstance(values, Mapping):
         raise _SuiteError(f"`{place}` must be a mapping such as {{imagefolder: path}}, got {values!r}.")
+    section = _Section(values, place, _known_source_keys(values))
     kinds = [kind for kind in _SOURCE_KEYS if kind in values]
-    known = [*_SOURCE_KEYS, *dict.fromkeys(option for options in _SOURCE_KEYS.values() for option in options)]
     if len(kinds) != 1:
-        # A kind that is misspelt is named first.
-        _Section(values, place, known)
         got = " and ".join(f"`{kind}`" for kind in kinds) or "none"
         raise _SuiteError(
             f"`{place}` must have exactly one of {', '.join(f'`{kind}`' for kind in _SOURCE_KEYS)}, got {got}."
         )
     kind = kinds[0]
-    section = _Section(values, place, (kind, *_SOURCE_KEYS[kind]))
     path = section.text(kind)
     options: dict[str, Any] = {}
     for key in _SOURCE_KEYS[kind]:
@@ -644,14 +694,14 @@ def _parse_source(values: Any, place: str) -> Source:
 def _parse_text_features(section: _Section) -> TextFeatures | None:
     if not section.has("text_features"):
         return None
-    own = _Section(section.values["text_features"], "text_features", ("path", "model", "logit_scale", "banks"))
+    own = _Section(section.values["text_features"], "text_features", _TEXT_KEYS)
     logit_scale = own.values.get("logit_scale", 100.0)
     if isinstance(logit_scale, bool) or not isinstance(logit_scale, int | float) or not 0 < logit_scale < float("inf"):
         raise _SuiteError(f"`text_features.logit_scale` must be a positive number, got {logit_scale!r}.")
     own.require("banks", "at least one")
     banks = []
     for position, values in enumerate(own.list("banks") or []):
-        bank = _Section(values, f"text_features.banks[{position}]", ("embeddings", "names", "template", "rename"))
+        bank = _Section(values, f"text_features.banks[{position}]", _BANK_KEYS)
         names = bank.require("names", "the key of the names, or the names")
         banks.append(
             TextBank(

@@ -9,6 +9,7 @@ over the sets of one group; images of several sets are never pooled. Every FPR s
 import csv
 import difflib
 import io
+import itertools
 import json
 import os
 import re
@@ -63,6 +64,9 @@ _SHIFTED_METRICS = {
 _LABEL_METRICS = ("accuracy", "id_accuracy")
 _ID_METRICS = ("id_accuracy", "aurc")
 _GROUPS = ("near", "far")
+_SHIFT = "covariate-shift"
+# What only suites with shifted sets have.
+_METRICS_OF_SHIFT = ("accuracy", "rejected_at_tpr95", "auroc_full_spectrum", "fpr95_full_spectrum")
 
 
 class Cell(NamedTuple):
@@ -296,7 +300,7 @@ def latex_table(
 _CSV_COLUMNS = (
     *("suite", "suite_sha256", "date", "model", "revision", "weights_sha256", "dtype", "device", "method"),
     *("settings", "templates", "labels", "labels_sha256", "seed", "id_set", "id_images", "id_sha256"),
-    *("group", "set", "images", "unreadable", "set_sha256", "metric", "value", "low", "high"),
+    *("group", "set", "images", "unreadable", "excluded", "expected", "set_sha256", "metric", "value", "low", "high"),
     *("confidence", "resamples", "tpr", "fpr_positive", "fpr_rule", "aupr_rule"),
 )
 
@@ -333,7 +337,7 @@ def csv_table(records: Iterable[Record]) -> str:
                     "id_sha256": id_set.get("sha256"),
                     "set": measured["name"],
                     "set_sha256": measured.get("sha256"),
-                    **{key: measured.get(key) for key in ("group", "images", "unreadable")},
+                    **{key: measured.get(key) for key in ("group", "images", "unreadable", "excluded", "expected")},
                     "metric": metric,
                     **{key: numbers.get(key) for key in ("value", "low", "high")},
                     "confidence": bootstrap.get("confidence"),
@@ -394,7 +398,8 @@ def row_names(records: Iterable[Record]) -> dict[str, tuple[str, str]]:
         alike = [key for key in models if short[key] == name]
         if len(alike) > 1:
             differing = _differences([_flatten(models[key]) for key in alike])
-            short.update({key: f"{name} ({text})" for key, text in zip(alike, differing, strict=True)})
+            texts = [text or _folder(models[key]) for key, text in zip(alike, differing, strict=True)]
+            short.update(zip(alike, _told_apart(name, texts), strict=True))
 
     names: dict[str, tuple[str, str]] = {}
     pairs: dict[tuple[str, str], list[str]] = {}
@@ -407,8 +412,8 @@ def row_names(records: Iterable[Record]) -> dict[str, tuple[str, str]]:
             for key in keys
         ]
         texts = _differences([_flatten(each) for each in settings])
-        for key, text in zip(keys, texts, strict=True):
-            names[key] = (model, f"{method} ({text})" if text else method)
+        for key, name in zip(keys, _told_apart(method, texts), strict=True):
+            names[key] = (model, name)
     order = list(models)
     ranked = sorted(firsts, key=lambda key: order.index(json.dumps(firsts[key]["model"], sort_keys=True)))
     return {key: names[key] for key in ranked}
@@ -444,6 +449,9 @@ def public_name(name: str) -> str:
 def _flatten(values: Mapping[str, Any]) -> dict[str, str]:
     texts = {}
     for name, value in values.items():
+        # That something is not known says nothing about a row.
+        if value is None:
+            continue
         if name == "id":
             name, value = "in", public_name(f"./{os.path.dirname(str(value))}")
         if name.endswith("sha256"):
@@ -458,6 +466,22 @@ def _differences(facts: Sequence[Mapping[str, str]]) -> list[str]:
     keys = list(dict.fromkeys(key for each in facts for key in each))
     differing = [key for key in keys if len({each.get(key) for each in facts}) > 1]
     return [", ".join(f"{key} {each[key]}" for key in differing if key in each) for each in facts]
+
+
+def _folder(model: Mapping[str, Any]) -> str:
+    """The folder that a local model is in, or nothing for a model of the Hub."""
+    name = str(model["id"] or "")
+    return f"in {_flatten({'id': name})['in']}" if public_name(name) != name else ""
+
+
+def _told_apart(name: str, texts: Sequence[str]) -> list[str]:
+    """Add to a name what differs, and a number where that leaves two alike, as shortened digests and texts may."""
+    found: list[str] = []
+    for text in texts:
+        full = f"{name} ({text})" if text else name
+        numbered = (f"{full} (no. {number})" for number in itertools.count(2))
+        found.append(next(each for each in itertools.chain([full], numbered) if each not in found))
+    return found
 
 
 def _suite_tables(
@@ -539,14 +563,20 @@ def _suite_tables(
         return ResultTable(metric, title or metric_title(metric, convention), direction, tuple(columns), tuple(rows))
 
     tables = [build(metric, _GROUPS) for metric in metrics]
-    shifted = [build(metric, ["covariate-shift"], title) for metric, title in _SHIFTED_METRICS.items()]
+    shifted = [build(metric, [_SHIFT], title) for metric, title in _SHIFTED_METRICS.items()]
     kept = [table for table in (*tables, *shifted) if table is not None]
     missing = [metric for metric in metrics if metric not in {table.metric for table in kept}] if is_asked else []
-    absent = [f"{metric_title(metric, convention)}: not in these results." for metric in missing]
+    is_unshifted = _SHIFT not in sets
+    absent: dict[str, list[str]] = {}
+    for metric in missing:
+        reason = " (there are no shifted sets)" if is_unshifted and metric in _METRICS_OF_SHIFT else ""
+        absent.setdefault(f"Not in these results{reason}", []).append(metric_title(metric, convention))
+    # Titles have commas in them.
+    absences = [f"{beginning}: {'; '.join(titles)}." for beginning, titles in absent.items()]
     return SuiteTables(
         suite=records[0]["suite"],
         heading=heading,
-        notes=(*_notes(records, seeds, kept), *absent),
+        notes=(*_notes(records, seeds, kept), *absences),
         tables=tuple(table for table in tables if table is not None),
         shifted_tables=tuple(table for table in shifted if table is not None),
     )
