@@ -3,6 +3,7 @@
 """The subcommands `evaluate` and `compare`, from the command line to what is printed and written."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ import yaml
 from PIL import Image
 
 from clipn_hf import cli
+from clipn_hf.evaluation.comparison import COMPARABLE
 from clipn_hf.evaluation.results import read_records
 
 
@@ -138,6 +140,12 @@ def test_list_names_the_ready_suites(run: Command) -> None:
     code, out, _ = run("evaluate", "--list")
     assert code == 0
     assert "cifar10" in out and "imagenet1k" in out
+
+
+def test_compare_lists_its_metrics(run: Command) -> None:
+    code, out, _ = run("compare", "--help")
+    assert code == 0
+    assert [name for name in COMPARABLE if not re.search(rf"\b{name}\b", out)] == []
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,17 @@ def test_synsets_have_their_fields(small: WordNet) -> None:
         small.synset("n1")
 
 
+def test_completions(small: WordNet) -> None:
+    assert small.completions("kit") == ["kitten"]
+    assert small.completions("kit", most=2) == small.completions("kitten") == small.completions("fin") == []
+    assert small.completions("Two wo") == ["two words"]
+    assert small.completions("jane") == ["Jane Ab"]
+    assert small.completions("x") == []
+    assert WordNet.load().completions("African elephan") == ["African elephant"]
+    found = WordNet.load().completions("garter sn", most=20)
+    assert "garter snake" in found and found == sorted(found, key=len)
+
+
 def test_parts_of_speech_are_apart_and_in_order(small: WordNet) -> None:
     assert [synset.id[-1] for synset in small.nouns()] == list("123456")
     assert [synset.id for synset in small.adjectives()] == ["a00000001"]

@@ -173,7 +173,7 @@ def test_other_data_cannot_be_compared(save: Save, change: dict[str, Any], messa
 
 
 def test_records_are_paired_by_what_both_files_have(save: Save) -> None:
-    other = {"id": "org/other", "weights_sha256": "5" * 64}
+    other = {**build_record()["model"], "id": "org/other", "weights_sha256": "5" * 64}
     both = save("both", (build_record(), draw(0)), (build_record(method="atd"), draw(1)))
     others = save("others", (build_record(model=other, method="atd"), draw(2)), (build_record(model=other), draw(3)))
     found = [
@@ -246,7 +246,7 @@ def test_two_methods_of_one_file(save: Save) -> None:
 
 
 def test_two_models_of_one_file(save: Save) -> None:
-    other = {"id": "org/other", "weights_sha256": "5" * 64}
+    other = {**build_record()["model"], "id": "org/other", "weights_sha256": "5" * 64}
     records = [
         build_record(method=method, model=model) for model in (build_record()["model"], other) for method in "xy"
     ]

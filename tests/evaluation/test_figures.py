@@ -187,6 +187,7 @@ def test_figures_are_bounded(make_result: Any) -> None:
     assert legend.get_title().get_text() == "AUROC, %, the 12 best of 45, seed 0"
     lines = [(line.get_color(), line.get_linestyle(), line._dash_pattern) for line in legend.get_lines()]
     assert len(set(map(str, lines))) == figures.MAX_CURVES
+    assert len({color for color, _, _ in lines[:9]}) == 9
 
 
 def test_many_points_are_thinned(result: Any) -> None:

@@ -73,6 +73,30 @@ def test_kinds_lead_to_the_nearest_label() -> None:
     assert list(kinds(["dog"], ["husky"])) == []
 
 
+def test_kinds_in_rarer_senses_are_possible() -> None:
+    labels = ["lorry", "kitty", "leopard", "beagle"]
+    found = {(entry.first, entry.second): entry for entry in kinds(labels, ["truck", "cat", "dog"])}
+    assert {pair: entry.certainty for pair, entry in found.items()} == {
+        ("lorry", "truck"): "possible",
+        ("kitty", "cat"): "possible",
+        # The cat's rarer sense
+        ("leopard", "cat"): "possible",
+        ("beagle", "dog"): "probable",
+    }
+    assert found["leopard", "cat"].explanation == "leopard → big cat"
+
+
+def test_kinds_in_main_senses_come_before_nearer_ones_in_rarer_senses() -> None:
+    assert [(entry.second, entry.certainty) for entry in kinds(["leopard"], ["cat", "animal"])] == [
+        ("animal", "certain")
+    ]
+
+
+def test_people_like_animals_are_no_kinds() -> None:
+    # In another sense, a skunk is a person.
+    assert list(kinds(["skunk"], ["person"])) == []
+
+
 @pytest.mark.parametrize(
     ("label", "other", "expected"),
     [

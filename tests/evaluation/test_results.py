@@ -312,6 +312,14 @@ def test_records_with_nan_are_not_written(tmp_path: Path) -> None:
         (lambda line: line.replace("0.75", "-Infinity"), "Line 2 of .* has -Infinity in it"),
         (lambda line: line.replace('"schema_version": 1', '"schema_version": 2'), "Line 2 .* schema_version 2, but"),
         (lambda line: line.replace('"seed"', '"sed"'), "Line 2 of .* lacks `seed`"),
+        (
+            lambda line: line.replace('"config_sha256"', '"x"').replace('"image_processor_sha256"', '"y"'),
+            "Line 2 of .* lacks `model.config_sha256`, `model.image_processor_sha256`; evaluate again",
+        ),
+        (
+            lambda line: json.dumps({**json.loads(line), "model": "org/model"}),
+            "Line 2 of .* must have a description in `model`, got 'org/model'",
+        ),
         (lambda line: "[1, 2]", "Line 2 of .* must be a record, got list"),
         (lambda line: "", "Line 1 of .* lacks `method`"),
     ],

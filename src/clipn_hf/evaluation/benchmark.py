@@ -684,7 +684,7 @@ def _examine_counts(data: SuiteData) -> list[Finding]:
                 f"The set {loaded.name} has {loaded.num_available:,} images, but {loaded.num_expected:,} by the "
                 "protocol of the suite; results on it do not compare with those of others."
             )
-            found.append(Finding("warning", "image-count", message, ()))
+            found.append(Finding("warning", "image-count", message))
     return found
 
 

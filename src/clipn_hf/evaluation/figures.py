@@ -3,8 +3,8 @@
 """Figures of evaluation results, drawn by matplotlib: histograms, ROC and risk-coverage curves, a heat map.
 
 Every function returns a `matplotlib.figure.Figure` that belongs to nobody else: `pyplot` is not imported and no
-setting of it is touched. Colours are those of Okabe and Ito, which stay apart in every common form of colour
-blindness; line styles and edges tell the same in greyscale.
+setting of it is touched. Colours are those of Okabe and Ito, with a grey and a wine red, which stay apart in every
+common form of colour blindness; line styles and edges tell the same in greyscale.
 """
 
 import itertools

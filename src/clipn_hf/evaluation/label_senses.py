@@ -124,9 +124,10 @@ def kinds(labels: Sequence[str], others: Sequence[str] | None = None) -> Iterato
         return next((entry for entry in ancestors if labels_by_sense.get(entry, first) != first), None)
 
     for first in labels:
-        main, *rarer = label_senses(first) or [None]
-        if main is None:
+        senses = label_senses(first)
+        if not senses:
             continue
+        main, *rarer = senses
         if (ancestor := nearest(main, by_main, first)) is not None:
             second = by_main[ancestor]
             certain = _has_one_sense(first) and _has_one_sense(second)
