@@ -80,7 +80,8 @@ def test_record_says_what_the_scores_say(encoder: DualEncoder, method: str) -> N
     torch.testing.assert_close(detector.score(IMAGES), expected, rtol=1e-5, atol=1e-6)
     results = detector(IMAGES)
     assert len(results) == len(IMAGES)
-    keys = ["verdict", "is_ood", "ood_score", "threshold", "promise", "p_value", "method", "label", "score", "labels"]
+    keys = ["verdict", "is_ood", "ood_score", "threshold", "promise", "calibrated_on", "p_value", "method", "label"]
+    keys += ["score", "labels"]
     for result, score, verdict, values in zip(results, expected.tolist(), verdicts, logits, strict=True):
         assert list(result) == keys
         assert result["is_ood"] is verdict
@@ -704,6 +705,11 @@ def test_what_was_calibrated_on_is_told(encoder: DualEncoder) -> None:
     for other in (HELD_OUT[1:], -HELD_OUT):
         assert detector.calibrate(other).data_sha256 != first.data_sha256
     assert first.ood_data_sha256 is None
+    assert first.data_sha256 is not None
+    assert first.origin == f"100 images, {first.date}, SHA-256 {first.data_sha256[:16]}…"
+    assert {result["calibrated_on"] for result in detector.results(HELD_OUT)} == {detector.calibration.origin}  # type: ignore[union-attr]
+    detector.threshold = 0.5
+    assert detector.results(HELD_OUT)[0]["calibrated_on"] is None
     both = detector.calibrate(HELD_OUT, ood_images=TRAINING)
     assert both.data_sha256 == first.data_sha256
     assert both.ood_data_sha256 not in (None, first.data_sha256)

@@ -145,6 +145,13 @@ class Calibration:
                 text += f"{self._certainty(images)}."
         return text[0].upper() + text[1:]
 
+    @property
+    def origin(self) -> str | None:
+        """On how many images, when, and on which ones, in words; `None` where a detector has not written it down."""
+        if self.date is None or self.data_sha256 is None:
+            return None
+        return f"{self.n} images, {self.date}, SHA-256 {self.data_sha256[:16]}…"
+
     def _certainty(self, images: str) -> str:
         if self.delta is None:
             return f"on average over draws of {images}"

@@ -1032,9 +1032,7 @@ def _thresholds_of_labels(calibration: "Calibration") -> list[str]:
 
 
 def _promise(calibration: "Calibration") -> str:
-    if calibration.data_sha256 is None:
-        return calibration.promise
-    return f"{calibration.promise} (calibrated {calibration.date}, images {calibration.data_sha256[:12]}…)"
+    return calibration.promise if calibration.origin is None else f"{calibration.promise} ({calibration.origin})"
 
 
 def _split_labels(text: str) -> list[str]:

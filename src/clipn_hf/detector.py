@@ -79,6 +79,7 @@ class OODResult(TypedDict):
         ood_score (`float`): OOD-ness, higher = more OOD; its range is that of the method.
         threshold (`float` or `None`): What `ood_score` had to exceed; None for a threshold-free verdict or none.
         promise (`str` or `None`): What calibration promises of that threshold; None for any other threshold.
+        calibrated_on (`str` or `None`): On how many images, when, and the first digits of the digest of these images.
         p_value (`float` or `None`):
             Share of ID images like those of calibration whose score is at least as high, in (0, 1]; lower = more OOD.
             None without calibration.
@@ -93,6 +94,7 @@ class OODResult(TypedDict):
     ood_score: float
     threshold: float | None
     promise: str | None
+    calibrated_on: str | None
     p_value: float | None
     method: str
     label: str
@@ -632,7 +634,9 @@ class OODDetector:
         p: list[float | None] = [None] * len(nearest)
         if self._calibration_scores is not None:
             p = self._p_values(scores, order[:, 0]).tolist()
-        promise = None if self._calibration is None else self._calibration.promise
+        promise, origin = None, None
+        if self._calibration is not None:
+            promise, origin = self._calibration.promise, self._calibration.origin
         return [
             OODResult(
                 verdict=verdict,
@@ -640,6 +644,7 @@ class OODDetector:
                 ood_score=score,
                 threshold=threshold,
                 promise=promise,
+                calibrated_on=origin,
                 p_value=p_value,
                 method=self.method.name,
                 label=label,
