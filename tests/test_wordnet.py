@@ -155,7 +155,14 @@ def test_the_licence_is_in_the_file() -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"n1\t03\tdog\t", gzip.compress(b""), gzip.compress(b"dog\tcat"), gzip.compress(b"n" * 9999)[:-9]]
+    "content",
+    [
+        b"",
+        b"n1\t03\tdog\t",
+        gzip.compress(b"", mtime=0),
+        gzip.compress(b"dog\tcat", mtime=0),
+        gzip.compress(b"n" * 9999, mtime=0)[:-9],
+    ],
 )
 def test_other_files_are_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "wordnet.tsv.gz"
