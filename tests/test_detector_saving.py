@@ -774,7 +774,27 @@ def test_every_entry_follows_the_model(clip_folder: Path) -> None:
         with pytest.raises(ValueError, match="p-values need a calibrated detector"):
             detector.p_values(HELD_OUT)
 
-    for entry in (judge, value, lambda d: d.score(HELD_OUT), lambda d: d.with_changes(threshold=0.5)):
+    def change_templates(detector: OODDetector) -> None:
+        detector.templates = ["a sketch of a {}."]
+
+    def score(detector: OODDetector) -> None:
+        detector.score(HELD_OUT)
+
+    def predict(detector: OODDetector) -> None:
+        detector.predict(HELD_OUT)
+
+    def copy(detector: OODDetector) -> None:
+        detector.with_changes(threshold=0.5)
+
+    # Templates do not matter to this method, but the model does.
+    images_alone = ready(clip_folder, "nearest_neighbors")
+    with torch.no_grad():
+        images_alone.image_encoder.model.visual_projection.weight.add_(0.01)
+    change_templates(images_alone)
+    assert images_alone.calibration is None
+    assert images_alone.fitted_on is None
+
+    for entry in (judge, value, score, predict, copy):
         for change in ("weights", "processor"):
             detector = ready(clip_folder)
             if change == "weights":

@@ -106,7 +106,7 @@ class OODDetector:
     """Tell images that show one of the labels (ID) from those that do not (OOD).
 
     With a threshold an image is OOD when its score exceeds it, strictly. Without one the threshold-free rule of the
-    method decides where it has one (ctw, atd); otherwise the verdict is None.
+    method decides where it has one (ctw, atd); otherwise the verdict is "undecided".
 
     Labels, templates and encoder may be changed later. What that invalidates is dropped, and the log says what: the
     threshold where scores change, and with other labels or another model also what the method was fitted on.
@@ -235,7 +235,8 @@ class OODDetector:
     def encoder(self) -> DualEncoder | PrecomputedEncoder:
         """What embeds images and labels. Assign an encoder, or the id or folder of a model, to change it.
 
-        That drops threshold and fitted state, unless the new one has the same weights and prepares images alike.
+        That drops threshold and fitted state, unless the new one has the same weights, configuration and tokenizer and
+        prepares images alike; for methods that do not read texts it is enough that images are embedded alike.
         """
         return self._encoder
 
@@ -359,6 +360,7 @@ class OODDetector:
         Raises:
             ImageError, TypeError, ValueError: As for `score`.
         """
+        self._follow_model()
         if is_embeddings(images):
             return self._inputs(images).logits.argmax(dim=1)
         predictions = [self._inputs(x).logits.argmax(dim=1) for x in self._embed(images, batch_size)]
@@ -588,6 +590,8 @@ class OODDetector:
                 f"The scores of method {self.method.name} cannot be told from texts; call `calibrate` with images, or "
                 f"use one of {able}."
             )
+
+        self._follow_model()
 
         def score(similarity: Tensor) -> Tensor:
             return self._score(MethodInputs(similarity, self._encoder.logit_scale * similarity))
@@ -854,7 +858,7 @@ class OODDetector:
             if name not in LOADING_ARGUMENTS:
                 known = ["encoder", "device", "dtype", *LOADING_ARGUMENTS]
                 raise unknown_argument("OODDetector.from_pretrained", name, known)
-        values, tensors, encoder = load_detector(source, encoder, device, dtype, **hub_arguments)
+        values, tensors, encoder, digest = load_detector(source, encoder, device, dtype, **hub_arguments)
         detector = cls.__new__(cls)
         detector._method = get_method(values["method"])
         detector._settings = detector.method.resolve_settings(values["settings"])
@@ -871,7 +875,7 @@ class OODDetector:
             detector._calibration_scores = tensors.get("calibration_scores")
             detector._calibration_labels = tensors.get("calibration_labels")
         detector._encoder = encoder
-        detector._weights_sha256 = model_digest(encoder.model)
+        detector._weights_sha256 = digest
         detector._says_once = False
         given = (values["templates"], values["no_templates"])
         used = (values["used_templates"], values["used_no_templates"])
@@ -1002,6 +1006,7 @@ class OODDetector:
         self._embedded_with = self._model_state()
 
     def _change_templates(self, name: str, given: tuple[Sequence[str] | None, Sequence[str] | None]) -> None:
+        self._follow_model()
         before, given_before = self._used_templates, self._given_templates
         self._given_templates = given
         try:

@@ -151,7 +151,8 @@ def read_tensors(source: str | os.PathLike[str], values: Mapping[str, Any], **hu
         )
     try:
         with safe_open(file, "pt") as content:
-            # Copies, because matrix products round differently at the odd addresses of what is in a file.
+            # Copies, because matrix products round differently at the odd addresses of what is in a file. Which is no
+            # mapping: it can be gone through by `keys` alone.
             tensors = {name: content.get_tensor(name).clone() for name in content.keys()}  # noqa: SIM118
             sealed = (content.metadata() or {}).get(_SEAL)
     except SafetensorError as error:

@@ -90,7 +90,7 @@ def load_detector(
     device: str | torch.device | None,
     dtype: str | torch.dtype | None,
     **hub_arguments: Any,
-) -> tuple[dict[str, Any], dict[str, Tensor], DualEncoder]:
+) -> tuple[dict[str, Any], dict[str, Tensor], DualEncoder, str]:
     """Read what [`save_detector`] wrote.
 
     Args:
@@ -101,7 +101,7 @@ def load_detector(
         hub_arguments: `revision`, `token`, … of `from_pretrained`.
 
     Returns:
-        `tuple`: The values, the tensors and the encoder.
+        `tuple`: The values, the tensors, the encoder and the digest of its weights.
 
     Raises:
         OSError, ValueError, IncompleteCheckpointError: As [`OODDetector.from_pretrained`].
@@ -116,8 +116,7 @@ def load_detector(
     tensors = read_tensors(source, values, **hub_arguments)
     if encoder is None:
         encoder = DualEncoder.from_pretrained(source, None, device, dtype or values["model"]["dtype"], **hub_arguments)
-    _check_model(source, values, tensors, encoder)
-    return values, tensors, encoder
+    return values, tensors, encoder, _check_model(source, values, tensors, encoder)
 
 
 def upload_detector(folder: Path, files: list[str], repo_id: str, **hub_arguments: Any) -> str:
@@ -221,8 +220,8 @@ def _outdated_weights(folder: Path, encoder: DualEncoder, include_weights: bool)
 
 def _check_model(
     source: str | os.PathLike[str], values: Mapping[str, Any], tensors: Mapping[str, Tensor], encoder: DualEncoder
-) -> None:
-    """Check that a model is the one that a detector was made with."""
+) -> str:
+    """Check that a model is the one that a detector was made with; return the digest of its weights."""
     saved, found = values["model"], encoder.describe()
     if any(found[name] != saved[name] for name in ("class", "config_sha256")):
         raise ValueError(
@@ -244,9 +243,9 @@ def _check_model(
         labels, expected = values["labels"][:8], tensors["text_embeddings"][:8]
         text, _ = encoder.class_embeddings(labels, values["used_templates"], use_no_encoder=False)
         if (text.cpu() - expected).abs().max() < 0.02:
-            return
+            return str(found["weights_sha256"])
     if found["weights_sha256"] == saved["weights_sha256"]:
-        return
+        return str(found["weights_sha256"])
     raise ValueError(
         f"The detector {os.fspath(source)} was made with other weights than those of {encoder.source}: the model has "
         "changed since. Give the revision it was made with, or make the detector again."

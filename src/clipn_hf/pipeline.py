@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import CLIPProcessor, Pipeline, pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from .detector import TOP_K, OODDetector, OODResult, check_count
+from .detector import PUBLISHING_OPTIONS, TOP_K, OODDetector, OODResult, check_count
 from .detector_files import read_detector
 from .encoders import EMBEDDED_CHECKPOINT, EMBEDDED_NOTICE, AutoDualEncoder, DualEncoder
 from .images import NumberedImages, image_of, number_images
@@ -30,16 +30,6 @@ CALL_OPTIONS = (
     "no_templates",
     "batch_size",
     "num_workers",
-)
-PUBLISHING_OPTIONS = (
-    "repo_id",
-    "commit_message",
-    "commit_description",
-    "private",
-    "token",
-    "revision",
-    "create_pr",
-    "tags",
 )
 
 
@@ -197,7 +187,7 @@ class OODPipeline(Pipeline):
                 take; for publishing, those of `push_to_hub()`, such as `private`, and `repo_id`, by default the name
                 of the folder.
         """
-        publishing = {name: kwargs.pop(name) for name in PUBLISHING_OPTIONS if name in kwargs}
+        publishing = {name: kwargs.pop(name) for name in (*PUBLISHING_OPTIONS, "tags") if name in kwargs}
         if self.detector is None:
             self.model.save_pretrained(save_directory, **kwargs)
             self.encoder.processor.save_pretrained(save_directory)

@@ -15,6 +15,7 @@ import os
 import statistics
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial as bind
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
@@ -417,12 +418,7 @@ def _set_details(
             parts.append(_paragraph(remark, "note"))
         winner = max(evaluations, key=lambda key: _auroc(evaluations[key]))
         model, method = names[winner]
-        drawn = _draw(
-            [
-                lambda evaluations=evaluations: draw_roc(list(evaluations.values())),  # type: ignore[misc]
-                lambda chosen=evaluations[winner]: draw_histograms(chosen),  # type: ignore[misc]
-            ]
-        )
+        drawn = _draw([bind(draw_roc, list(evaluations.values())), bind(draw_histograms, evaluations[winner])])
         if drawn is not None:
             roc, histograms = drawn
             parts.append(
