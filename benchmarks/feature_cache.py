@@ -49,7 +49,7 @@ def main(
     files = list(itertools.islice(find_images(paths, recursive=True), limit))
     encoder = DualEncoder.from_pretrained(model)
     # The first pass through a model sets things up that later ones find.
-    encoder.image_embeddings(encoder.pixel_values(files[:1]))
+    encoder.image_embeddings(encoder.prepare_images(files[:1]))
     with tempfile.TemporaryDirectory() as cache:
 
         def extract() -> Tensor:

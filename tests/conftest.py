@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 # Read by the libraries when they are imported, and inherited by the processes that tests start.
 os.environ.update(
@@ -23,9 +23,11 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     _hf_home = tempfile.TemporaryDirectory(prefix="clipn-hf-tests-")
     os.environ["HF_HOME"] = _hf_home.name
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import settings
+from PIL import Image
 from tokenizers import pre_tokenizers
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor, CLIPTokenizer
 from transformers.utils import logging
@@ -41,6 +43,8 @@ settings.load_profile("clipn-hf")
 ROOT = Path(__file__).parents[1]
 WORDS = ["a", "an", "the", "of", "no", "not", "with", "without", "photo", "picture", "drawing", "cat", "dog", "car"]
 IMAGE_SIZE = 32
+# In the order in which the command finds them.
+IMAGE_NAMES = ["0.png", "1 two.jpg", "deep/5.webp", "z-猫.png", "Ärger.png"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -65,6 +69,58 @@ def shared() -> Path:
 def forget_warnings() -> None:
     """What is said once in a process is said once in each test."""
     logging.warning_once.cache_clear()
+
+
+class Run(NamedTuple):
+    """What a run of the command `clipn-hf` left: its exit code and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+
+class Command(Protocol):
+    """Runs the command `clipn-hf` in this process."""
+
+    def __call__(self, *arguments: object) -> Run: ...
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
+    """The command, in a terminal so wide that nothing is folded."""
+    from clipn_hf import cli
+
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments: object) -> Run:
+        with pytest.raises(SystemExit) as exit_:
+            cli.main([str(argument) for argument in arguments])
+        captured = capfd.readouterr()
+        return Run(exit_.value.code or 0, captured.out, captured.err)  # type: ignore[arg-type]
+
+    return run
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """Five images that differ, one of them in a folder inside."""
+    folder = tmp_path / "images"
+    (folder / "deep").mkdir(parents=True)
+    for seed, name in enumerate(IMAGE_NAMES):
+        pixels = np.random.default_rng(seed).integers(0, 256, (8, 12, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize((96, 64)).save(folder / name)
+    return folder
+
+
+@pytest.fixture
+def many_images(tmp_path: Path) -> Path:
+    """Forty-eight images that differ, a half of them in each of two folders called by labels."""
+    for seed in range(48):
+        folder = tmp_path / "many" / ("cat", "dog")[seed % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(100 + seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize((48, 48)).save(folder / f"{seed:02}.png")
+    return tmp_path / "many"
 
 
 def build_tokenizer() -> CLIPTokenizer:

@@ -2,42 +2,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """The subcommands `evaluate` and `compare`, from the command line to what is printed and written."""
 
+from __future__ import annotations
+
 import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import yaml
 from PIL import Image
 
-from clipn_hf import cli
 from clipn_hf.evaluation.comparison import COMPARABLE
 from clipn_hf.evaluation.results import read_records
 
+if TYPE_CHECKING:
+    from conftest import Command, Run
 
-class Run(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Command = Callable[..., Run]
-
-
-@pytest.fixture
-def run(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*arguments: object) -> Run:
-        with pytest.raises(SystemExit) as exit_:
-            cli.main([str(argument) for argument in arguments])
-        captured = capfd.readouterr()
-        return Run(exit_.value.code or 0, captured.out, captured.err)  # type: ignore[arg-type]
-
-    return run
+    Evaluate = Callable[..., Run]
 
 
 @pytest.fixture
@@ -61,9 +45,6 @@ def suite(tmp_path: Path) -> dict[str, Any]:
         "id": {"name": "Id", "source": {"imagefolder": "id"}},
         "ood": [{"name": "Far", "group": "far", "source": {"imagefolder": "far"}}],
     }
-
-
-Evaluate = Callable[..., Run]
 
 
 @pytest.fixture

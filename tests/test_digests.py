@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from transformers import CLIPModel
 
 from clipn_hf import CLIPNModel, DualEncoder
-from clipn_hf.digests import data_digest, image_encoder_settings, model_digest, settings_digest
+from clipn_hf.digests import data_digest, image_encoder_settings, model_digest, settings_digest, text_encoder_settings
 
 images = st.binary(min_size=1, max_size=4).map(lambda content: hashlib.sha256(content).digest())
 
@@ -66,6 +66,12 @@ def test_digests_of_models(clip_folder: Path, clipn_folder: Path, tmp_path: Path
     digests.append(model_digest(half))
     assert model_digest(half.float()) == digests[-1]
     assert all(one != other for one, other in pairwise(digests))
+
+
+def test_padding_of_texts_counts(clip_folder: Path) -> None:
+    encoder = DualEncoder.from_pretrained(clip_folder, device="cpu")
+    settings = text_encoder_settings(encoder.model, "text", encoder.processor.tokenizer, encoder.max_text_length)
+    assert (settings["padding"], settings["max_length"]) == ("longest", 77)
 
 
 def test_kernels_count(clip_folder: Path) -> None:

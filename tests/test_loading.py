@@ -323,7 +323,7 @@ def test_detectors_without_weights_load_the_model_they_name(clipn_folder: Path, 
     encoder = DualEncoder.from_pretrained(tmp_path / "detector", device="cpu")
     assert encoder.source == str(tmp_path / "model")
     expected = DualEncoder.from_pretrained(clipn_folder, device="cpu")
-    pixel_values = expected.pixel_values(IMAGES)
+    pixel_values = expected.prepare_images(IMAGES)
     assert torch.equal(encoder.image_embeddings(pixel_values), expected.image_embeddings(pixel_values))
     (tmp_path / "model" / "model.safetensors").write_bytes(b"damaged")
     with pytest.raises(IncompleteCheckpointError, match="model"):

@@ -57,6 +57,13 @@ def test_completions(small: WordNet) -> None:
     assert "garter snake" in found and found == sorted(found, key=len)
 
 
+def test_words_are_looked_up_as_they_are(small: WordNet) -> None:
+    for word in ("kitten", "Two words", "two-words", "TEA POT", "fine"):
+        assert word in small
+    for word in ("kittens", "words", "", "ä"):
+        assert word not in small
+
+
 def test_parts_of_speech_are_apart_and_in_order(small: WordNet) -> None:
     assert [synset.id[-1] for synset in small.nouns()] == list("123456")
     assert [synset.id for synset in small.adjectives()] == ["a00000001"]

@@ -41,6 +41,7 @@ if TYPE_CHECKING or not _is_command():
         save_shim,
         tso_loss,
     )
+    from .negatives import NegativeLabels, mine_negative_labels
     from .pipeline import OODPipeline, pipeline, register_pipeline
 
     register_auto_classes()
@@ -56,6 +57,7 @@ __all__ = [
     "ImageError",
     "IncompleteCheckpointError",
     "LabelScore",
+    "NegativeLabels",
     "OODDetector",
     "OODPipeline",
     "OODResult",
@@ -64,6 +66,7 @@ __all__ = [
     "evaluate_suite",
     "extract_features",
     "itbo_loss",
+    "mine_negative_labels",
     "pipeline",
     "save_shim",
     "tso_loss",
@@ -82,6 +85,7 @@ def __getattr__(name: str) -> Any:
         "features",
         "images",
         "modeling",
+        "negatives",
         "pipeline",
     ):
         names = vars(importlib.import_module(f".{module}", __name__))

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from .cli_options import BatchSize, CacheDir, Device, check_device, loading, report
 from .records import printable
 
 if TYPE_CHECKING:
@@ -87,20 +88,10 @@ def evaluate(
     no_examine: Annotated[
         bool, typer.Option("--no-examine", help="Do not look for mistakes in labels and images first.")
     ] = False,
-    batch_size: Annotated[int, typer.Option(metavar="N", min=1, help="Images per pass through the model.")] = 32,
+    batch_size: BatchSize = 32,
     num_workers: Annotated[int, typer.Option(metavar="N", min=0, help="Processes that read images.")] = 0,
-    device: Annotated[
-        str | None,
-        typer.Option(metavar="DEVICE", help="Such as cpu or cuda:1.", show_default="an accelerator, if there is one"),
-    ] = None,
-    cache_dir: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER",
-            help="Where embeddings are kept.",
-            show_default="$CLIPN_HF_CACHE, or clipn_hf in $HF_HOME or ~/.cache",
-        ),
-    ] = None,
+    device: Device = None,
+    cache_dir: CacheDir = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Keep no embeddings on disk.")] = False,
     list_suites: Annotated[bool, typer.Option("--list", help="List the ready suites and exit.")] = False,
 ) -> None:
@@ -115,13 +106,12 @@ def evaluate(
     if output is not None and output.exists() and not output.is_dir():
         raise ValueError(f"The output {output} is a file; name a folder.")
 
-    from .cli import _check_device, _loading
     from .evaluation.benchmark import REPORT_NAME, evaluate_suite
     from .evaluation.doctor import format_findings
     from .evaluation.suite import load_suite
     from .evaluation.tables import markdown_table
 
-    _check_device(device)
+    check_device(device)
     # Before anything is loaded, because most mistakes are in this file.
     suite = load_suite(config)
     if models and suite.text_features is not None:
@@ -131,7 +121,7 @@ def evaluate(
         )
     with contextlib.ExitStack() as stack:
         for model in dict.fromkeys(models or suite.models or (None,)):
-            stack.enter_context(_loading(model))
+            stack.enter_context(loading(model))
         result = evaluate_suite(
             suite,
             models or None,
@@ -154,7 +144,7 @@ def evaluate(
         for line in format_findings(notes):
             print(printable(line), file=sys.stderr)
     if result.skipped:
-        _report(f"Skipped: {'; '.join(result.skipped)}.")
+        report(f"Skipped: {'; '.join(result.skipped)}.")
     table = markdown_table(result.records, metrics or None, published=published, averages=result.averages)
     if sys.stdout.isatty():
         from rich.markdown import Markdown
@@ -163,7 +153,7 @@ def evaluate(
     else:
         print(table)
     if output is not None:
-        _report(f"The report, with all tables and figures: {(output / REPORT_NAME).resolve()}")
+        report(f"The report, with all tables and figures: {(output / REPORT_NAME).resolve()}")
 
 
 def compare(
@@ -229,7 +219,7 @@ def compare(
         return
     _print_comparisons(result, by_seed)
     for sentence in result.left_out:
-        _report(sentence)
+        report(sentence)
 
 
 def _print_suites() -> None:
@@ -302,10 +292,6 @@ def _readable_p(comparison: "Comparison") -> str:
     # No more digits than the number of resamples can show.
     digits = min(4, max(2, math.ceil(math.log10(comparison.resamples + 1))))
     return f"{comparison.p_value:.{digits}f}"
-
-
-def _report(message: str) -> None:
-    print(printable(" ".join(message.split())), file=sys.stderr)
 
 
 __all__ = ["compare", "evaluate"]

@@ -69,6 +69,7 @@ def detector_card(values: Mapping[str, Any], repo_id: str) -> str:
         + (f", revision `{model['revision']}`" if model["revision"] else ""),
         "Templates": _texts(values["used_templates"]),
         '"No" templates': _texts(values["used_no_templates"]),
+        "Negative labels": _negatives(values["negatives"]),
         "Fitted on": fitted and f"{fitted['images']:,} images, {fitted['date']}, SHA-256 `{fitted['sha256'][:16]}…`",
     }
     table = "\n".join(f"| {name} | {_cell(value)} |" for name, value in rows.items() if value)
@@ -129,6 +130,20 @@ def _threshold(values: Mapping[str, Any]) -> str:
     if calibration["ood_data_sha256"] is not None:
         origin += f" And on {calibration['n_ood']:,} OOD images, SHA-256 `{calibration['ood_data_sha256']}`."
     return f"{rule}\n\n{calibration['promise']}\n\n{origin} The promise holds for new images that come as those did."
+
+
+def _negatives(negatives: Mapping[str, Any] | None) -> str | None:
+    if negatives is None:
+        return None
+    count = f"{negatives['count']:,}"
+    if not negatives["mined"]:
+        return f"{count} that were given"
+    settings = negatives["settings"]
+    return (
+        f"{count} of {negatives['report']['candidates']:,} candidates in `{_inline(str(negatives['corpus']))}`, mined "
+        f"with quantile {settings['quantile']} and fraction {settings['fraction']}"
+        + (f", without {', '.join(f'`{name}`' for name in settings['filters'])}" if settings["filters"] else "")
+    )
 
 
 def _is_hub_id(model: Mapping[str, Any]) -> bool:

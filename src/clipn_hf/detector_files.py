@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The two files that make a folder with a model a detector, and how older versions of them are read.
 
-`detector.json` says what the detector is, `detector.safetensors` holds its tensors: embedded labels, what its method
-was fitted on, the scores it was calibrated on.
+`detector.json` says what the detector is, `detector.safetensors` holds its tensors: embedded labels and negative
+labels, what its method was fitted on, the scores it was calibrated on.
 """
 
 import hashlib
@@ -27,15 +27,27 @@ DETECTOR_NAME = "detector.json"
 TENSORS_NAME = "detector.safetensors"
 # The entry of the metadata in `detector.safetensors` that belongs to one `detector.json`.
 _SEAL = "detector_sha256"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+
+
+def _add_negatives(values: dict[str, Any]) -> dict[str, Any]:
+    """Version 1 knew CLIP and CLIPN alone, and no negative labels."""
+    model = values.get("model")
+    if isinstance(model, dict):
+        family = {"CLIPModel": "clip", "CLIPNModel": "clipn"}.get(model.get("class", ""))
+        model = {**model, "family": family, "logit_bias": 0.0, "is_sigmoid": False}
+    return {**values, "model": model, "negatives": None}
+
+
 # From each older version to the next one.
-MIGRATIONS: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = MappingProxyType({})
+MIGRATIONS: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = MappingProxyType({1: _add_negatives})
 _KEYS = {
     "calibration",
     "fitted_on",
     "labels",
     "method",
     "model",
+    "negatives",
     "no_templates",
     "schema_version",
     "settings",
@@ -52,7 +64,10 @@ _MODEL_KEYS = {
     "class",
     "device",
     "dtype",
+    "family",
     "id",
+    "is_sigmoid",
+    "logit_bias",
     "logit_scale",
     "revision",
     "weights",

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from huggingface_hub import HfApi
 from huggingface_hub.errors import EntryNotFoundError
@@ -156,6 +157,23 @@ def upload_detector(folder: Path, files: list[str], repo_id: str, **hub_argument
     return str(api.upload_folder(folder_path=folder, repo_id=repo_id, allow_patterns=files, **hub_arguments))
 
 
+def tensors_under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Select the tensors whose names begin with `prefix`, and leave it out of their names."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def stack_digests(digests: frozenset[bytes]) -> Tensor | None:
+    """Put digests of SHA-256 into a tensor of shape `(digests, 32)`, uint8; None if there are none."""
+    if not digests:
+        return None
+    return torch.from_numpy(np.frombuffer(b"".join(sorted(digests)), dtype=np.uint8).reshape(-1, 32).copy())
+
+
+def unstack_digests(stacked: Tensor | None) -> frozenset[bytes]:
+    """Read what `stack_digests` gave."""
+    return frozenset() if stacked is None else frozenset(bytes(row) for row in stacked.numpy())
+
+
 def _is_own_card(api: HfApi, repo_id: str, revision: str | None) -> bool:
     """Whether the card of a repository, if it has one, may be replaced."""
     try:
@@ -252,4 +270,11 @@ def _check_model(
     )
 
 
-__all__ = ["load_detector", "save_detector", "upload_detector"]
+__all__ = [
+    "load_detector",
+    "save_detector",
+    "stack_digests",
+    "tensors_under",
+    "unstack_digests",
+    "upload_detector",
+]

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from transformers import CLIPModel
 
+from .families import find_family
 from .images import ImageSource, read_content
 from .modeling import CLIPNModel
 
@@ -75,7 +76,7 @@ def image_encoder_settings(model: Any, image_processor: Any) -> dict[str, Any]:
     """List everything that the embedding of an image depends on, besides the image.
 
     Args:
-        model ([`~transformers.CLIPModel`] or [`CLIPNModel`], with or without a peft adapter): The model.
+        model ([`CLIPNModel`], [`~transformers.CLIPModel`] or another one, with or without a peft adapter): The model.
         image_processor: Prepares the images.
 
     Returns:
@@ -97,7 +98,7 @@ def configuration_settings(model: Any, tokenizer: Any, max_length: int) -> dict[
     """List what embeddings depend on besides weights and image processor: configuration and tokenizer.
 
     Args:
-        model ([`~transformers.CLIPModel`] or [`CLIPNModel`], with or without a peft adapter): The model.
+        model ([`CLIPNModel`], [`~transformers.CLIPModel`] or another one, with or without a peft adapter): The model.
         tokenizer: Cuts and pads the texts.
         max_length (`int`): Longer texts are cut.
 
@@ -123,7 +124,7 @@ def text_encoder_settings(model: Any, kind: Kind, tokenizer: Any, max_length: in
     """List everything that the embedding of a text depends on, besides its tokens.
 
     Args:
-        model ([`~transformers.CLIPModel`] or [`CLIPNModel`], with or without a peft adapter): The model.
+        model ([`CLIPNModel`], [`~transformers.CLIPModel`] or another one, with or without a peft adapter): The model.
         kind (`"text"` or `"no_text"`): Which of its encoders.
         tokenizer: Cuts and pads the texts.
         max_length (`int`): Longer texts are cut.
@@ -131,7 +132,12 @@ def text_encoder_settings(model: Any, kind: Kind, tokenizer: Any, max_length: in
     Returns:
         `dict`: Of what JSON knows.
     """
-    return {**_encoder_settings(model, kind), "tokenizer": _tokenizer_settings(tokenizer), "max_length": max_length}
+    return {
+        **_encoder_settings(model, kind),
+        "tokenizer": _tokenizer_settings(tokenizer),
+        "max_length": max_length,
+        "padding": find_family(model)[1].padding,
+    }
 
 
 def data_digest(digests: Iterable[bytes], labels: Sequence[Any] | None = None) -> str:
@@ -154,7 +160,7 @@ def model_digest(model: Any) -> str:
     """Compute SHA-256 of all weights of a model, in hexadecimal, as they are in float32: names, shapes and values.
 
     Args:
-        model ([`~transformers.CLIPModel`] or [`CLIPNModel`], with or without a peft adapter): The model.
+        model ([`CLIPNModel`], [`~transformers.CLIPModel`] or another one, with or without a peft adapter): The model.
 
     Returns:
         `str`: The same for a model that computes in half precision and for its conversion to float32.

@@ -1,6 +1,6 @@
 # Copyright 2026 The clipn-hf authors
 # SPDX-License-Identifier: Apache-2.0
-"""Images and texts to embeddings, behind one interface for CLIP and CLIPN."""
+"""Images and texts to embeddings, behind one interface for all dual encoders."""
 
 import itertools
 import os
@@ -8,19 +8,30 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn.functional import normalize
-from transformers import AutoProcessor, CLIPConfig
+from tqdm import tqdm
+from transformers import AutoProcessor
 from transformers.utils import logging
 
 from .digests import configuration_settings, image_processor_settings, model_digest, settings_digest
 from .dtypes import floating_dtype
+from .families import (
+    accepted_inputs,
+    check_dual_encoder,
+    check_tokenizer,
+    find_family,
+    find_max_text_length,
+    pooled_features,
+    read_logit_bias,
+    read_logit_scale,
+)
+from .image_inputs import concatenate_inputs, prepare_image
 from .images import ImageError, ImageSource, load_image
 from .loading import EMBEDDED_CHECKPOINT, POOLS, AutoDualEncoder
 from .modeling import IncompleteCheckpointError
+from .precomputed import PrecomputedEncoder
 from .prompts import fill_templates, resolve_templates, validate_labels, validate_templates
 
 logger = logging.get_logger(__name__)
@@ -31,20 +42,14 @@ EMBEDDED_NOTICE = (
 )
 
 TEXT_BATCH_SIZE = 256
+TOKENIZED_AT_ONCE = 4096
+# Tells whether padding changes the embedding of a text.
+PROBE = ["a cat"]
 MAX_CACHED_LABEL_SETS = 16
+# How many texts a message lists.
+MAX_NAMED = 3
 # What torch gives the memory it allocates on a CPU, in bytes.
 ALIGNMENT = 64
-# Images that are longer lose their ends before they are resized, if the processor would cut these off anyway.
-MAX_ASPECT_RATIO = 32
-
-
-def is_clip_like(model: Any) -> bool:
-    """Tell whether scores have been defined for this kind of model: CLIP and what is derived from it.
-
-    SigLIP, for one, has the same two encoders, but logits of its own: it adds a bias to scaled cosines and compares
-    each with zero, not with those of the other labels.
-    """
-    return isinstance(getattr(model, "config", None), CLIPConfig)
 
 
 class DualEncoder:
@@ -54,9 +59,11 @@ class DualEncoder:
     in place, because half precision there is slow and its results depend on the batch.
 
     Args:
-        model ([`~transformers.CLIPModel`] or [`CLIPNModel`], with or without a peft adapter):
-            It is used as it is, not copied, and put in evaluation mode.
-        processor ([`~transformers.CLIPProcessor`] or [`CLIPNProcessor`]):
+        model ([`CLIPNModel`], [`~transformers.CLIPModel`] or another one, with or without a peft adapter):
+            Any model of transformers with `get_image_features` and `get_text_features`, such as
+            [`~transformers.SiglipModel`]; what is known of each family says [`~clipn_hf.families.FAMILIES`]. It is
+            used as it is, not copied, and put in evaluation mode.
+        processor ([`CLIPNProcessor`], [`~transformers.CLIPProcessor`] or another one):
             Its `image_processor` and `tokenizer`; its `templates`, which must be those of the model where both have
             any. May be left out for an adapter that was saved with its processor.
         device (`str` or `torch.device`, *optional*): Where to move the model; by default it stays where it is.
@@ -64,19 +71,24 @@ class DualEncoder:
             What the model computes in on an accelerator; by default what its weights are. Ignored on a CPU.
 
     Attributes:
+        family (`str`): `model_type` of the model's configuration.
         logit_scale (`float`):
-            The factor between cosines and logits, `exp` of the parameter of that name when the encoder was made.
+            The factor between cosines and logits when the encoder was made, see
+            [`~clipn_hf.families.read_logit_scale`].
+        logit_bias (`float`): What is added to scaled cosines, 0.0 for most models.
+        is_sigmoid (`bool`):
+            Whether the model was trained with a sigmoid loss, which is told by its bias: its logits are compared with
+            zero, not with each other.
         source (`str` or `None`): The Hub id or folder that the model, or the adapter on it, comes from, where known.
         revision (`str` or `None`): The commit of the Hub repository `source`, where known.
         templates, no_templates (`list[str]`):
-            What `class_embeddings` uses by default: those of processor and model, without any
-            `clipn_hf.prompts.DEFAULT_TEMPLATES`.
+            What `class_embeddings` uses by default: those of processor and model, without any those of the family.
 
     Raises:
-        TypeError: `model` is not a CLIP or CLIPN, or `processor` not a processor of images and texts.
+        TypeError: `model` does not embed both images and texts, or `processor` does not process both.
         ValueError:
-            `dtype` is not a floating-point type, the logit scale not finite, the tokenizer not that of the model, or
-            model and processor disagree on the templates.
+            `dtype` is not a floating-point type, logit scale or bias not finite, the tokenizer not that of the model,
+            or model and processor disagree on the templates.
     """
 
     def __init__(
@@ -86,12 +98,7 @@ class DualEncoder:
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
     ) -> None:
-        lacking = [
-            name for name in ("get_image_features", "get_text_features", "logit_scale") if not hasattr(model, name)
-        ]
-        if lacking or not is_clip_like(model):
-            reason = f"has no {', '.join(lacking)}" if lacking else "is no CLIP, and its logits have another meaning"
-            raise TypeError(f"{type(model).__name__} {reason}; give a CLIPModel, a CLIPNModel or one with an adapter.")
+        check_dual_encoder(model)
         if _is_of_the_base(model, processor):
             processor = model.adapter_processor
         lacking = [name for name in ("image_processor", "tokenizer") if getattr(processor, name, None) is None]
@@ -100,14 +107,11 @@ class DualEncoder:
                 f"The processor of {type(model).__name__} is {type(processor).__name__}, which has no "
                 f"{', '.join(lacking)}; pass processor=, for example `AutoProcessor.from_pretrained(...)`."
             )
-        _check_tokenizer(model, processor.tokenizer)
-        scale = model.logit_scale.detach().float().exp().item()
-        if not 0 < scale < float("inf"):
-            raise ValueError(
-                f"`exp(logit_scale)` of the checkpoint is {scale}; download the checkpoint or train it again."
-            )
+        check_tokenizer(model, processor.tokenizer)
+        scale, bias = read_logit_scale(model), read_logit_bias(model)
         asked = floating_dtype(dtype)
-        self.templates, self.no_templates = resolve_templates(model, processor)
+        self.family, family = find_family(model)
+        self.templates, self.no_templates = resolve_templates(model, processor, family.templates)
         if device is not None:
             model.to(device)
         if model.device.type == "cpu":
@@ -121,12 +125,18 @@ class DualEncoder:
         self.model = model.eval()
         self.processor = processor
         self.logit_scale = scale
+        self.logit_bias = 0.0 if bias is None else bias
+        self.is_sigmoid = bias is not None
         self.source: str | None = model.name_or_path or None
         self.revision: str | None = getattr(model.config, "_commit_hash", None)
         if getattr(model, "weights_source", None) is not None:
             self.source, self.revision = model.weights_source
         self._label_embeddings: OrderedDict[tuple[Any, ...], Tensor] = OrderedDict()
         self._first_weights: tuple[tuple[int, ...], list[Tensor]] = ((), [])
+        self._pads_to_longest: bool | None = {"longest": True, "max_length": False, None: None}[family.padding]
+        if processor.tokenizer.padding_side != "right" and self._pads_to_longest:
+            # Where padding comes first, the text has other positions.
+            self._pads_to_longest = None
 
     @classmethod
     def from_pretrained(
@@ -141,8 +151,8 @@ class DualEncoder:
 
         Args:
             source (`str` or `os.PathLike`, *optional*):
-                Hub id or folder of a CLIP, a CLIPN, or a peft adapter on one. By default the checkpoint inside this
-                package, which is said on the log.
+                Hub id or folder of a CLIPN, a CLIP, another dual encoder, or a peft adapter on one. By default the
+                checkpoint inside this package, which is said on the log.
             processor (*optional*): In place of the one that belongs to `source`.
             device (`str` or `torch.device`, *optional*): By default the first accelerator, else the CPU.
             dtype (`str` or `torch.dtype`, *optional*, defaults to float32): As for the class.
@@ -165,6 +175,8 @@ class DualEncoder:
         if device is None:
             device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
         model = AutoDualEncoder.from_pretrained(source, **hub_arguments)
+        # Models of other kinds have processors that are no less different.
+        check_dual_encoder(model)
         if processor is None:
             if os.fspath(source) in (model.name_or_path, getattr(model, "detector_source", None)):
                 processor = AutoProcessor.from_pretrained(source, **hub_arguments)
@@ -198,13 +210,15 @@ class DualEncoder:
         """Say which model this is, for records of results and for detectors that are saved.
 
         Returns:
-            `dict`: Of what JSON knows: `"id"`, `"revision"`, `"class"`, `"weights_sha256"`, `"config_sha256"`,
-            `"image_processor_sha256"`, `"dtype"`, `"device"` and `"logit_scale"`. The digests are those of the weights
-            in float32, of configuration and tokenizer, and of class and settings of the image processor.
+            `dict`: Of what JSON knows: `"id"`, `"revision"`, `"family"`, `"class"`, `"weights_sha256"`,
+            `"config_sha256"`, `"image_processor_sha256"`, `"dtype"`, `"device"`, `"logit_scale"`, `"logit_bias"` and
+            `"is_sigmoid"`. The digests are those of the weights in float32, of configuration and tokenizer, and of
+            class and settings of the image processor.
         """
         return {
             "id": self.name,
             "revision": self.revision,
+            "family": self.family,
             "class": type(self.model).__name__,
             "weights_sha256": model_digest(self.model),
             "config_sha256": settings_digest(
@@ -214,16 +228,16 @@ class DualEncoder:
             "dtype": str(self.dtype).removeprefix("torch."),
             "device": self.device.type,
             "logit_scale": self.logit_scale,
+            "logit_bias": self.logit_bias,
+            "is_sigmoid": self.is_sigmoid,
         }
 
     @property
     def max_text_length(self) -> int:
         """How many tokens of a text are used, with those that begin and end it."""
-        return int(
-            min(self.processor.tokenizer.model_max_length, self.model.config.text_config.max_position_embeddings)
-        )
+        return find_max_text_length(self.model, self.processor.tokenizer)
 
-    def pixel_values(self, images: Sequence[ImageSource], start: int | None = 0) -> Tensor:
+    def prepare_images(self, images: Sequence[ImageSource], start: int | None = 0) -> dict[str, Tensor]:
         """Read images and prepare them for the image encoder.
 
         Args:
@@ -234,7 +248,8 @@ class DualEncoder:
                 The position of the first image, by which errors call it; None leaves positions out.
 
         Returns:
-            `torch.Tensor` of shape `(images, channels, height, width)`, float32, on the CPU.
+            `dict[str, torch.Tensor]`: What the image processor makes of them, on the CPU, the first dimension of each
+            entry `images`: `"pixel_values"` `(images, channels, height, width)`, float32, for most models.
 
         Raises:
             ImageError: An image cannot be read.
@@ -251,14 +266,15 @@ class DualEncoder:
             except TypeError as error:
                 raise TypeError(f"Cannot read {where}: {error}" if where else str(error)) from error
             prepared.append(prepare_image(loaded, self.processor.image_processor))
-        return torch.cat(prepared)
+        return concatenate_inputs(prepared)
 
     @torch.no_grad()
-    def image_embeddings(self, pixel_values: Tensor) -> Tensor:
+    def image_embeddings(self, inputs: Mapping[str, Tensor] | Tensor) -> Tensor:
         """Embed prepared images.
 
         Args:
-            pixel_values (`torch.Tensor` of shape `(batch, channels, height, width)`): As `pixel_values()` gives them.
+            inputs (`Mapping[str, torch.Tensor]` or `torch.Tensor`):
+                As `prepare_images` gives them, or `pixel_values` alone.
 
         Returns:
             `torch.Tensor` of shape `(batch, dim)`, float32, unit norm, on the device of the model.
@@ -266,28 +282,34 @@ class DualEncoder:
         Raises:
             ValueError: The embeddings are not finite.
         """
+        inputs = {"pixel_values": inputs} if isinstance(inputs, Tensor) else inputs
+        moved = {
+            name: values.to(self.device, self.dtype) if values.is_floating_point() else values.to(self.device)
+            for name, values in inputs.items()
+        }
         # The dtype is that of the encoder, also where its user trains in another one.
         with torch.autocast(self.device.type, enabled=False):
-            features = self.model.get_image_features(pixel_values=pixel_values.to(self.device, self.dtype))
-        return self._unit_norm(features.pooler_output, "image")
+            features = self.model.get_image_features(**moved)
+        return self._unit_norm(features, "image")
 
-    def text_embeddings(self, prompts: Sequence[str]) -> Tensor:
+    def text_embeddings(self, prompts: Sequence[str], progress: bool = False) -> Tensor:
         """Embed texts as they are; a text that is too long is cut, which is said on the log.
 
         Args:
             prompts (`Sequence[str]`): Texts.
+            progress (`bool`, *optional*, defaults to `False`): Whether to show a bar, if there is a terminal.
 
         Returns:
             `torch.Tensor` of shape `(prompts, dim)`, float32, unit norm, on the device of the model.
 
         Raises:
-            ValueError: The embeddings are not finite.
+            ValueError: There are no texts, or the embeddings are not finite.
         """
-        embeddings, cut = self._embed_texts(self.model.get_text_features, "text", prompts)
+        embeddings, cut = self._embed_texts(self.model.get_text_features, "text", prompts, progress)
         warn_of_cut([prompts[row] for row in cut])
         return embeddings
 
-    def no_text_embeddings(self, prompts: Sequence[str]) -> Tensor:
+    def no_text_embeddings(self, prompts: Sequence[str], progress: bool = False) -> Tensor:
         """Embed texts with the "no" text encoder; otherwise as `text_embeddings`.
 
         Raises:
@@ -299,7 +321,7 @@ class DualEncoder:
                 f'{type(self.model).__name__} has no "no" text encoder; use a trained CLIPN, such as the one inside '
                 "this package (`DualEncoder.from_pretrained()`)."
             )
-        embeddings, cut = self._embed_texts(self.model.get_no_text_features, '"no" text', prompts)
+        embeddings, cut = self._embed_texts(self.model.get_no_text_features, '"no" text', prompts, progress)
         warn_of_cut([prompts[row] for row in cut])
         return embeddings
 
@@ -310,6 +332,8 @@ class DualEncoder:
         no_templates: Sequence[str] | None = None,
         use_no_encoder: bool = True,
         use_memory: bool = True,
+        progress: bool = False,
+        warn: bool = True,
     ) -> tuple[Tensor, Tensor | None]:
         """Embed labels, with the text encoder and with the "no" text encoder.
 
@@ -327,6 +351,8 @@ class DualEncoder:
                 Whether to run the "no" text encoder, if there is one.
             use_memory (`bool`, *optional*, defaults to `True`):
                 Whether results may be taken from those kept, and are kept.
+            progress (`bool`, *optional*, defaults to `False`): Whether to show a bar, if there is a terminal.
+            warn (`bool`, *optional*, defaults to `True`): Whether to say on the log which labels are too long.
 
         Returns:
             Two `torch.Tensor` of shape `(classes, dim)`, float32, unit norm, on the device of the model. The second is
@@ -341,12 +367,13 @@ class DualEncoder:
         templates, no_templates = self.label_templates(templates, no_templates)
         state = self.weights_state() if use_memory else None
         cut: dict[str, None] = {}
-        text = self._embed_labels(self.model.get_text_features, "text", labels, templates, state, cut)
+        text = self._embed_labels(self.model.get_text_features, "text", labels, templates, state, cut, progress)
         no_text = None
         if self.has_no_encoder and use_no_encoder:
             encode = self.model.get_no_text_features
-            no_text = self._embed_labels(encode, '"no" text', labels, no_templates, state, cut)
-        warn_of_cut(list(cut))
+            no_text = self._embed_labels(encode, '"no" text', labels, no_templates, state, cut, progress)
+        if warn:
+            warn_of_cut(list(cut))
         return text, no_text
 
     def remember_class_embeddings(
@@ -381,6 +408,19 @@ class DualEncoder:
                 )
             self._remember((kind, tuple(labels), tuple(own_templates), state), embeddings.to(self.device))
 
+    def single_template(self, default: Sequence[str]) -> list[str]:
+        """Find the one template for where thousands of texts are embedded.
+
+        Args:
+            default (`Sequence[str]`): For models that bring no templates along.
+
+        Returns:
+            `list[str]`: The first of the templates that the model or its processor brings along, as those of a CLIPN,
+            which it was trained with; else `default`.
+        """
+        owners = (self.model.config, self.processor)
+        return self.templates[:1] if any(getattr(owner, "templates", None) for owner in owners) else list(default)
+
     def label_templates(
         self, templates: Sequence[str] | None = None, no_templates: Sequence[str] | None = None
     ) -> tuple[list[str], list[str]]:
@@ -410,6 +450,7 @@ class DualEncoder:
         templates: list[str],
         weights_state: tuple[Any, ...] | None,
         cut: dict[str, None],
+        progress: bool,
     ) -> Tensor:
         """Embeddings `(classes, dim)` of labels, anew without state of the weights. Adds cut labels to `cut`."""
         key = (kind, tuple(labels), tuple(templates), weights_state)
@@ -417,7 +458,7 @@ class DualEncoder:
             self._label_embeddings.move_to_end(key)
             return self._label_embeddings[key]
         prompts = fill_templates(labels, templates)
-        embeddings, cut_rows = self._embed_texts(encode, kind, prompts)
+        embeddings, cut_rows = self._embed_texts(encode, kind, prompts, progress)
         cut.update(dict.fromkeys(labels[row // len(templates)] for row in cut_rows))
         embeddings = normalize(embeddings.unflatten(0, (len(labels), len(templates))).mean(dim=1), dim=-1)
         if weights_state is None:
@@ -448,27 +489,71 @@ class DualEncoder:
         return versions, addresses, torch.stack(first_weights).cpu().numpy().tobytes()
 
     @torch.no_grad()
-    def _embed_texts(self, encode: Callable[..., Any], kind: str, prompts: Sequence[str]) -> tuple[Tensor, list[int]]:
-        """Embeddings `(prompts, dim)`, and the rows of the prompts that had to be cut."""
-        tokenizer = self.processor.tokenizer
-        max_length = self.max_text_length
-        embeddings, cut = [], []
-        for start in range(0, len(prompts), TEXT_BATCH_SIZE):
-            batch = list(prompts[start : start + TEXT_BATCH_SIZE])
-            tokens = tokenizer(batch, padding=True, truncation=True, max_length=max_length, return_tensors="pt")
-            full = (tokens["attention_mask"].sum(dim=1) == max_length).nonzero().flatten().tolist()
-            if full:
-                longer = tokenizer([batch[row] for row in full], truncation=True, max_length=max_length + 1)
-                lengths = map(len, longer["input_ids"])
-                cut += [start + row for row, length in zip(full, lengths, strict=True) if length > max_length]
-            inputs = {name: tokens[name].to(self.device) for name in ("input_ids", "attention_mask")}
-            with torch.autocast(self.device.type, enabled=False):
-                features = encode(**inputs)
-            embeddings.append(self._unit_norm(features.pooler_output, kind))
-        return torch.cat(embeddings), cut
+    def _embed_texts(
+        self, encode: Callable[..., Any], kind: str, prompts: Sequence[str], progress: bool
+    ) -> tuple[Tensor, list[int]]:
+        """Embeddings `(prompts, dim)`, and the rows of the prompts that had to be cut.
 
-    def _unit_norm(self, features: Tensor, kind: str) -> Tensor:
-        embeddings = normalize(features.float(), dim=-1)
+        Each text is encoded once, among others of its length, so that little is spent on padding.
+        """
+        if not prompts:
+            raise ValueError('`prompts` is empty; give at least one text, such as ["a photo of a cat."].')
+        max_length = self.max_text_length
+        rows = {text: row for row, text in enumerate(dict.fromkeys(prompts))}
+        texts = list(rows)
+        lengths = self._count_tokens(texts)
+        # The longest come first, so that memory runs out at once or not at all.
+        order = sorted(range(len(texts)), key=lengths.__getitem__, reverse=True)
+        embeddings: Tensor | None = None
+        with tqdm(total=len(texts), desc="Texts", unit=" texts", disable=None if progress else True) as bar:
+            for start in range(0, len(order), TEXT_BATCH_SIZE):
+                batch = order[start : start + TEXT_BATCH_SIZE]
+                encoded = self._encode_texts(encode, [texts[row] for row in batch], kind, max_length)
+                if embeddings is None:
+                    embeddings = encoded.new_empty(len(texts), encoded.shape[1])
+                embeddings[batch] = encoded
+                bar.update(len(batch))
+        assert embeddings is not None
+        if len(texts) < len(prompts):
+            embeddings = embeddings[[rows[text] for text in prompts]]
+        return embeddings, [row for row, text in enumerate(prompts) if lengths[rows[text]] > max_length]
+
+    def _encode_texts(self, encode: Callable[..., Any], texts: list[str], kind: str, max_length: int) -> Tensor:
+        """Embeddings `(texts, dim)` of one batch."""
+        if self._pads_to_longest is None:
+            self._pads_to_longest = self._is_padding_inert(max_length)
+        padding = "longest" if self._pads_to_longest else "max_length"
+        return self._run_text_encoder(encode, texts, kind, padding=padding, truncation=True, max_length=max_length)
+
+    def _run_text_encoder(self, encode: Callable[..., Any], texts: list[str], kind: str, **options: Any) -> Tensor:
+        tokens = self.processor.tokenizer(texts, return_tensors="pt", **options)
+        inputs = {name: values.to(self.device) for name, values in accepted_inputs(encode, tokens).items()}
+        with torch.autocast(self.device.type, enabled=False):
+            return self._unit_norm(encode(**inputs), kind)
+
+    def _is_padding_inert(self, max_length: int) -> bool:
+        """Whether a text has the same embedding with and without padding, by trying it out."""
+        (length,) = self._count_tokens(PROBE)
+        if length >= max_length:
+            return False
+        encode, padded_length = self.model.get_text_features, min(length + 8, max_length)
+        bare, padded = (
+            self._run_text_encoder(encode, PROBE, "text", padding=padding, max_length=padded_length)
+            for padding in (False, "max_length")
+        )
+        # What is left of a difference is rounding.
+        return bool((bare - padded).abs().max() < (1e-4 if self.dtype == torch.float32 else 2e-2))
+
+    def _count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """How many tokens each text has, whole."""
+        lengths: list[int] = []
+        for start in range(0, len(texts), TOKENIZED_AT_ONCE):
+            tokens = self.processor.tokenizer(list(texts[start : start + TOKENIZED_AT_ONCE]), verbose=False)
+            lengths += map(len, tokens["input_ids"])
+        return lengths
+
+    def _unit_norm(self, outputs: Any, kind: str) -> Tensor:
+        embeddings = normalize(pooled_features(self.model, outputs).float(), dim=-1)
         if torch.isfinite(embeddings).all():
             return embeddings
         damaged = [name for name, weight in self.model.named_parameters() if not torch.isfinite(weight).all()]
@@ -484,123 +569,6 @@ class DualEncoder:
         )
 
 
-class PrecomputedEncoder:
-    """Text embeddings that were computed before, in place of a model, for image embeddings from the same one.
-
-    A detector made with it judges embeddings, not images.
-
-    Args:
-        text_bank (`Mapping[str, numpy.ndarray or torch.Tensor]`):
-            The embedding, `(dim,)` and of any norm, of each text that may become a label.
-        name (`str`): The model that computed them, for records.
-        templates (`Sequence[str]`): The templates that the texts were put into before.
-        logit_scale (`float`, *optional*, defaults to 100.0): The factor between cosines and logits of that model.
-
-    Raises:
-        TypeError: An embedding is no vector.
-        ValueError: There are none, they are of several widths, zero or not finite; the scale is not positive.
-
-    Example:
-
-    ```python
-    >>> import torch
-    >>> from clipn_hf import OODDetector
-    >>> from clipn_hf.encoders import PrecomputedEncoder
-    >>> encoder = PrecomputedEncoder({"cat": [1.0, 0.0], "dog": [0.0, 1.0]}, "my-clip", ["a photo of a {}."])
-    >>> OODDetector(encoder, ["cat", "dog"], "mcm").score(torch.tensor([[1.0, 0.1], [0.5, 0.5]]))
-    tensor([0.2901, 0.5000])
-
-    ```
-    """
-
-    has_no_encoder = False
-    revision = None
-
-    def __init__(
-        self, text_bank: Mapping[str, Any], name: str, templates: Sequence[str], logit_scale: float = 100.0
-    ) -> None:
-        if not text_bank:
-            raise ValueError("`text_bank` is empty; give the embedding of each label.")
-        rows = {
-            text: torch.as_tensor(row if isinstance(row, Tensor) else np.asarray(row))
-            .detach()
-            .to("cpu", torch.float32)
-            for text, row in text_bank.items()
-        }
-        width = next(iter(rows.values())).shape
-        for text, row in rows.items():
-            if row.ndim != 1:
-                raise TypeError(f"`text_bank` must hold vectors, got shape {tuple(row.shape)} for {text!r}.")
-            if row.shape != width:
-                raise ValueError(
-                    f"`text_bank` must hold vectors of one width, got {len(row)} for {text!r} and {width[0]} before."
-                )
-            if not torch.isfinite(row).all() or not row.any():
-                raise ValueError(f"The embedding of {text!r} is zero or not finite; compute it again.")
-        if not 0 < logit_scale < float("inf"):
-            raise ValueError(f"`logit_scale` must be a positive number, got {logit_scale!r}.")
-        self.source = name
-        self.templates = validate_templates(templates)
-        self.no_templates: list[str] = []
-        self.logit_scale = float(logit_scale)
-        self.device = torch.device("cpu")
-        self.dtype = torch.float32
-        self._positions = {text: position for position, text in enumerate(rows)}
-        self._bank = normalize(torch.stack(list(rows.values())), dim=-1)
-
-    def describe(self) -> dict[str, Any]:
-        """Say which embeddings these are, as [`DualEncoder.describe`] does; the digest is that of the embeddings."""
-        texts = {text: self._bank[position].tolist() for text, position in self._positions.items()}
-        return {
-            "id": self.source,
-            "revision": None,
-            "class": type(self).__name__,
-            "weights_sha256": settings_digest(texts),
-            "config_sha256": None,
-            "image_processor_sha256": None,
-            "dtype": "float32",
-            "device": "cpu",
-            "logit_scale": self.logit_scale,
-        }
-
-    def label_templates(
-        self, templates: Sequence[str] | None = None, no_templates: Sequence[str] | None = None
-    ) -> tuple[list[str], list[str]]:
-        """Find the templates, which are those that the embeddings were computed with.
-
-        Raises:
-            ValueError: Others are asked for.
-        """
-        if no_templates is not None or (templates is not None and list(templates) != self.templates):
-            raise ValueError(
-                f"The embeddings of {self.source} were computed with the templates {self.templates}, got "
-                f"{list(templates or no_templates or [])}; leave them out, or give a model."
-            )
-        return self.templates, []
-
-    def class_embeddings(
-        self,
-        labels: Sequence[str],
-        templates: Sequence[str] | None = None,
-        no_templates: Sequence[str] | None = None,
-        use_no_encoder: bool = True,
-    ) -> tuple[Tensor, None]:
-        """Look up labels, as [`DualEncoder.class_embeddings`] embeds them.
-
-        Raises:
-            ValueError: Labels that are not in the bank, or other templates.
-        """
-        labels = validate_labels(labels)
-        self.label_templates(templates, no_templates)
-        unknown = [label for label in labels if label not in self._positions]
-        if unknown:
-            more = f" and {len(unknown) - 1} more labels" if len(unknown) > 1 else ""
-            raise ValueError(
-                f"`text_bank` of {self.source} has no embedding of {unknown[0]!r}{more}; add it, or choose others."
-            )
-        return self._bank[[self._positions[label] for label in labels]], None
-
-
 @torch.no_grad()
 def _align_weights(model: Any) -> None:
     """Move weights that lie at odd addresses, as those read from a file do.
@@ -612,40 +580,17 @@ def _align_weights(model: Any) -> None:
             weight.data = weight.data.clone()
 
 
-def _check_tokenizer(model: Any, tokenizer: Any) -> None:
-    """Refuse a tokenizer of another model, or the empty one that transformers makes where its files are missing."""
-    rows = model.text_model.get_input_embeddings().weight.shape[0]
-    end_token_id = model.config.text_config.eos_token_id
-    # The vocabulary of a model may be filled up to a round number. 2 stands for the highest token of a text.
-    fits = len(tokenizer) <= rows <= 2 * len(tokenizer) and end_token_id in (2, tokenizer.eos_token_id)
-    if not fits:
-        raise ValueError(
-            f"The tokenizer does not fit the {type(model).__name__}: it has {len(tokenizer)} tokens and ends texts "
-            f"with token {tokenizer.eos_token_id}, but the model has {rows} and expects "
-            f"{'the last' if end_token_id == 2 else end_token_id}. Put tokenizer.json and tokenizer_config.json of "
-            f"the model beside it, or pass `processor`."
-        )
-
-
-def prepare_image(image: Image.Image, image_processor: Any) -> Tensor:
-    """Prepare one image for an image encoder, as `DualEncoder.pixel_values` describes.
-
-    Args:
-        image (`PIL.Image.Image`): As [`~clipn_hf.images.load_image`] gives it.
-        image_processor: That of the model.
-
-    Returns:
-        `torch.Tensor` of shape `(1, channels, height, width)`, float32.
-    """
-    pixel_values: Tensor = image_processor(_shorten(image, image_processor), return_tensors="pt")["pixel_values"]
-    return pixel_values
-
-
 def warn_of_cut(texts: Sequence[str]) -> None:
     """Say on the log which texts were too long for the text encoder."""
-    for text in texts:
-        shown = text if len(text) <= 60 else f"{text[:60]}…"
-        logger.warning(f"{shown!r} is too long for the text encoder, and its end is ignored: shorten it.")
+    shown = [repr(text if len(text) <= 60 else f"{text[:60]}…") for text in texts[:MAX_NAMED]]
+    if len(texts) == 1:
+        logger.warning(f"{shown[0]} is too long for the text encoder, and its end is ignored: shorten it.")
+    elif texts:
+        more = ", …" if len(texts) > MAX_NAMED else ""
+        logger.warning(
+            f"{len(texts)} texts are too long for the text encoder, and their ends are ignored: "
+            f"{', '.join(shown)}{more}."
+        )
 
 
 def _is_of_the_base(model: Any, processor: Any) -> bool:
@@ -661,23 +606,6 @@ def _is_of_the_base(model: Any, processor: Any) -> bool:
         return False
     pools = [(getattr(processor, name, None), getattr(model.config, name, None)) for name in POOLS]
     return len(tokenizer) < len(own.tokenizer) or any(of_base not in (None, of_model) for of_base, of_model in pools)
-
-
-def _shorten(image: Image.Image, image_processor: Any) -> Image.Image:
-    """The middle of an image that is extremely long, of which the image processor uses nothing else."""
-    size, crop_size = (dict(getattr(image_processor, name, None) or {}) for name in ("size", "crop_size"))
-    edge, crop = size.get("shortest_edge"), max(crop_size.get("height") or 0, crop_size.get("width") or 0)
-    if not (edge and crop and image_processor.do_resize and image_processor.do_center_crop):
-        return image
-    short, long = sorted(image.size)
-    kept = short * max(MAX_ASPECT_RATIO, 2 * -(-crop // edge))
-    if long <= kept:
-        return image
-    # As even or odd as the whole, for the same centre
-    kept += (long - kept) % 2
-    start = (long - kept) // 2
-    wide = image.width == long
-    return image.crop((start, 0, start + kept, short) if wide else (0, start, short, start + kept))
 
 
 __all__ = [

@@ -4,6 +4,8 @@
 
     <cache>/features/<kind>-<key>/settings.json            what the embeddings were made with; the key is its digest
                                  /<any name>.safetensors   up to 1,024 embeddings and the digests of their contents
+    <cache>/features/negatives-<key>/settings.json         what negative labels were mined for, and how
+                                    /<key>.safetensors     their texts and embeddings
 
 Files are written once, under names that no other process uses, appear when they are complete, and are only used if
 their checksum and their key are right. It guards against accidents; who can write to the folder can forge a file.
@@ -33,7 +35,7 @@ SHARD_ROWS = 1024
 DIGEST_BYTES = 32
 
 _FORMAT = "clipn_hf features 1"
-_FOLDER_NAME = re.compile(r"(image|text|no_text)-[0-9a-f]{32}")
+_FOLDER_NAME = re.compile(r"(image|text|no_text|negatives)-[0-9a-f]{32}")
 _FILE_NAME = re.compile(r"settings\.json|[0-9a-f]{32}\.safetensors|\..+\.partial\.(json|safetensors)")
 
 
@@ -43,7 +45,7 @@ class CacheEntry:
 
     Args:
         folder (`Path`): Where they are.
-        kind (`str`): Of what: `"image"`, `"text"` or `"no_text"`.
+        kind (`str`): Of what: `"image"`, `"text"`, `"no_text"`, or `"negatives"` that were mined.
         model (`str`): Name or folder that the model had when it was first used.
         dtype (`str`): What it computed in.
         embeddings (`int`): How many there are; files that cannot be read do not count.
@@ -137,6 +139,19 @@ def clear_cache(cache_dir: str | os.PathLike[str] | None = None) -> int:
         _remove_if_empty(entry)
     _remove_if_empty(folder / "features")
     return deleted
+
+
+def bank_file(cache_dir: str | os.PathLike[str], key: str) -> Path:
+    """Find the place of negative labels in a cache.
+
+    Args:
+        cache_dir (`str` or `os.PathLike`): Its folder.
+        key (`str`): Digest of everything that they depend on, in hexadecimal.
+
+    Returns:
+        `Path`: A file, in a folder of its own; neither need exist.
+    """
+    return Path(cache_dir).expanduser().absolute() / "features" / f"negatives-{key[:32]}" / f"{key[:32]}.safetensors"
 
 
 class FeatureStore:
@@ -334,7 +349,7 @@ def _size(file: Path) -> int:
 def _count_rows(file: Path) -> int:
     try:
         with safe_open(file, framework="np") as opened:
-            return int(opened.get_slice("digests").get_shape()[0])
+            return int(opened.get_slice("embeddings").get_shape()[0])
     except (OSError, SafetensorError):
         return 0
 
@@ -353,6 +368,7 @@ __all__ = [
     "CacheEntry",
     "CacheInfo",
     "FeatureStore",
+    "bank_file",
     "cache_info",
     "clear_cache",
     "default_cache_dir",

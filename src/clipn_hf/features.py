@@ -22,8 +22,9 @@ from tqdm import tqdm
 from transformers.utils import logging
 
 from .digests import Kind, image_digest, image_encoder_settings, settings_digest, text_encoder_settings
-from .encoders import DualEncoder, prepare_image, warn_of_cut
-from .feature_cache import FeatureStore, default_cache_dir
+from .encoders import DualEncoder, warn_of_cut
+from .feature_cache import SHARD_ROWS, FeatureStore, default_cache_dir
+from .image_inputs import concatenate_inputs, prepare_image
 from .images import ImageError, NumberedImages, load_image, number_images
 from .prompts import fill_templates, validate_labels
 
@@ -147,8 +148,9 @@ def extract_features(
                             skipped[row] = outcome
                     # An image may come repeatedly.
                     new = {digest: index for index, digest in enumerate(batch.prepared) if digest not in store}
-                    if new and batch.pixel_values is not None:
-                        embeddings = encoder.image_embeddings(batch.pixel_values[list(new.values())])
+                    if new and batch.inputs is not None:
+                        own = {name: values[list(new.values())] for name, values in batch.inputs.items()}
+                        embeddings = encoder.image_embeddings(own)
                         store.add(list(new), embeddings.cpu().numpy())
                         num_encoded += len(new)
                     bar.update(len(batch.outcomes))
@@ -175,10 +177,14 @@ def cached_class_embeddings(
     use_no_encoder: bool = True,
     *,
     cache_dir: str | os.PathLike[str] | None = None,
+    use_cache: bool = True,
+    progress: bool = False,
+    warn: bool = True,
 ) -> tuple[Tensor, Tensor | None]:
     """Embed labels as [`DualEncoder.class_embeddings`] does, and keep the embeddings on disk.
 
-    Each label is found by itself, so label sets that overlap share what they have in common.
+    Each label is found by itself, so label sets that overlap share what they have in common. Embeddings are written
+    as they are computed, so that an interrupted call continues where it was.
 
     Args:
         encoder ([`DualEncoder`]): Embeds them.
@@ -188,6 +194,9 @@ def cached_class_embeddings(
         use_no_encoder (`bool`, *optional*, defaults to `True`): As for [`DualEncoder.class_embeddings`].
         cache_dir (`str` or `os.PathLike`, *optional*):
             Folder of the cache, by default that of [`~clipn_hf.feature_cache.default_cache_dir`].
+        use_cache (`bool`, *optional*, defaults to `True`): Whether to read and write the cache.
+        progress (`bool`, *optional*, defaults to `False`): Whether to show a bar, if there is a terminal.
+        warn (`bool`, *optional*, defaults to `True`): Whether to say on the log which labels are too long.
 
     Returns:
         Two `torch.Tensor` of shape `(classes, dim)`, float32, unit norm, on the device of the model. The second is
@@ -205,39 +214,61 @@ def cached_class_embeddings(
     with _evaluation_mode(encoder):
         stores: dict[Kind, FeatureStore] = {}
         digests: dict[Kind, list[bytes]] = {}
-        too_long: set[int] = set()
+        lengths = [0] * len(labels)
         for kind, own_templates in banks.items():
             settings = text_encoder_settings(encoder.model, kind, tokenizer, max_length)
-            stores[kind] = _open_store(kind, settings, encoder, cache_dir, use_cache=True)
-            tokens = tokenizer(fill_templates(labels, own_templates), verbose=False)["input_ids"]
-            by_label = [
-                tokens[start : start + len(own_templates)] for start in range(0, len(tokens), len(own_templates))
-            ]
-            digests[kind] = [hashlib.sha256(repr(prompts).encode()).digest() for prompts in by_label]
-            too_long |= {row for row, prompts in enumerate(by_label) if max(map(len, prompts)) > max_length}
+            stores[kind] = _open_store(kind, settings, encoder, cache_dir, use_cache)
+            digests[kind] = []
+            for start in range(0, len(labels), SHARD_ROWS):
+                prompts = fill_templates(labels[start : start + SHARD_ROWS], own_templates)
+                tokens = tokenizer(prompts, verbose=False)["input_ids"]
+                for first in range(0, len(tokens), len(own_templates)):
+                    of_label = tokens[first : first + len(own_templates)]
+                    row = len(digests[kind])
+                    lengths[row] = max(lengths[row], *map(len, of_label))
+                    digests[kind].append(hashlib.sha256(repr(of_label).encode()).digest())
         missing = [
             row for row in range(len(labels)) if any(digests[kind][row] not in store for kind, store in stores.items())
         ]
+        known_too_long = {row for row, length in enumerate(lengths) if length > max_length}.difference(missing)
         # Of the labels that are encoded, the encoder says it.
-        warn_of_cut([labels[row] for row in sorted(too_long.difference(missing))])
-        if missing:
-            # What the encoder remembers was found by less than what the digests are of.
-            computed = encoder.class_embeddings(
-                [labels[row] for row in missing],
-                templates,
-                no_templates,
-                use_no_encoder="no_text" in banks,
-                use_memory=False,
-            )
-            for (kind, store), embeddings in zip(stores.items(), computed, strict=False):
-                assert embeddings is not None
-                # Labels that differ may have the same tokens, such as those that differ in case.
-                new = {
-                    digests[kind][row]: index for index, row in enumerate(missing) if digests[kind][row] not in store
-                }
-                if new:
-                    store.add(list(new), embeddings[list(new.values())].cpu().numpy())
-                    store.flush()
+        if warn:
+            warn_of_cut([labels[row] for row in sorted(known_too_long)])
+        # Texts of one length need no padding.
+        missing.sort(key=lengths.__getitem__)
+        try:
+            with tqdm(
+                total=len(labels),
+                initial=len(labels) - len(missing),
+                desc="Texts",
+                unit=" texts",
+                disable=None if progress and missing else True,
+            ) as bar:
+                for start in range(0, len(missing), SHARD_ROWS):
+                    rows = missing[start : start + SHARD_ROWS]
+                    # What the encoder remembers was found by less than what the digests are of.
+                    computed = encoder.class_embeddings(
+                        [labels[row] for row in rows],
+                        templates,
+                        no_templates,
+                        use_no_encoder="no_text" in banks,
+                        use_memory=False,
+                        warn=warn,
+                    )
+                    for (kind, store), embeddings in zip(stores.items(), computed, strict=False):
+                        assert embeddings is not None
+                        # Labels that differ may have the same tokens, such as those that differ in case.
+                        new = {
+                            digests[kind][row]: index
+                            for index, row in enumerate(rows)
+                            if digests[kind][row] not in store
+                        }
+                        if new:
+                            store.add(list(new), embeddings[list(new.values())].cpu().numpy())
+                    bar.update(len(rows))
+        finally:
+            for store in stores.values():
+                store.flush()
     text, no_text = (
         torch.from_numpy(stores[kind].get(digests[kind])).to(encoder.device) if kind in stores else None
         for kind in ("text", "no_text")
@@ -253,12 +284,12 @@ class _Batch:
     Args:
         outcomes (`list` of `(int, bytes)` or `(int, str)`): Position and digest, or why the image cannot be read.
         prepared (`list[bytes]`): Digests of the images that are to be encoded.
-        pixel_values (`torch.Tensor` of shape `(len(prepared), channels, height, width)`, *optional*): The same images.
+        inputs (`dict[str, torch.Tensor]`, *optional*): The same images, as [`DualEncoder.prepare_images`] gives them.
     """
 
     outcomes: list[tuple[int, bytes | str]]
     prepared: list[bytes]
-    pixel_values: Tensor | None
+    inputs: dict[str, Tensor] | None
 
 
 class _Preparation:
@@ -268,7 +299,7 @@ class _Preparation:
         self.image_processor = image_processor
         self.known = known
 
-    def __call__(self, row: int, image: Any) -> tuple[int, bytes | str, Tensor | None]:
+    def __call__(self, row: int, image: Any) -> tuple[int, bytes | str, dict[str, Tensor] | None]:
         if image is None:
             return row, "there is no image.", None
         try:
@@ -283,7 +314,7 @@ class _Preparation:
             raise TypeError(f"Cannot read image {row}: {error}") from error
 
 
-class _PreparedImages(Dataset[tuple[int, bytes | str, Tensor | None]]):
+class _PreparedImages(Dataset[tuple[int, bytes | str, dict[str, Tensor] | None]]):
     def __init__(self, images: NumberedImages, preparation: _Preparation) -> None:
         self.images = images
         self.preparation = preparation
@@ -291,7 +322,7 @@ class _PreparedImages(Dataset[tuple[int, bytes | str, Tensor | None]]):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> tuple[int, bytes | str, Tensor | None]:
+    def __getitem__(self, index: int) -> tuple[int, bytes | str, dict[str, Tensor] | None]:
         try:
             row, image = self.images[index]
         except ImageError as error:
@@ -299,12 +330,12 @@ class _PreparedImages(Dataset[tuple[int, bytes | str, Tensor | None]]):
         return self.preparation(row, image)
 
 
-def _collate(items: Sequence[tuple[int, bytes | str, Tensor | None]]) -> _Batch:
-    prepared = [(digest, values) for _, digest, values in items if values is not None and isinstance(digest, bytes)]
+def _collate(items: Sequence[tuple[int, bytes | str, dict[str, Tensor] | None]]) -> _Batch:
+    prepared = [(digest, inputs) for _, digest, inputs in items if inputs is not None and isinstance(digest, bytes)]
     return _Batch(
         outcomes=[(row, outcome) for row, outcome, _ in items],
         prepared=[digest for digest, _ in prepared],
-        pixel_values=torch.cat([values for _, values in prepared]) if prepared else None,
+        inputs=concatenate_inputs([inputs for _, inputs in prepared]) if prepared else None,
     )
 
 

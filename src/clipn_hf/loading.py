@@ -23,6 +23,7 @@ from transformers.utils import (
 from transformers.utils.peft_utils import ADAPTER_CONFIG_NAME
 
 from .detector_files import DETECTOR_NAME, TENSORS_NAME, read_detector
+from .families import is_dual_encoder
 from .modeling import CLIPNModel, IncompleteCheckpointError
 from .modeling.completeness import check_complete, refuse_damaged
 from .modeling.modeling_clipn import LOADING_ARGUMENTS
@@ -61,6 +62,7 @@ class AutoDualEncoder(AutoModel):
                 The checkpoint is damaged or lacks weights of its model, or the adapter lacks its base model or does
                 not fit it.
             OSError: There is no such checkpoint.
+            TypeError: It is one part of a model, which transformers loads as part of the whole only.
         """
         source = os.fspath(pretrained_model_name_or_path)
         model = cls._load(source, *args, **kwargs)
@@ -98,7 +100,17 @@ class AutoDualEncoder(AutoModel):
                 ) from error
             model.detector_source, model.weights_source = source, (named, revision)
             return model
-        check_complete(source, type(model).__name__, report["missing_keys"], report["mismatched_keys"])
+        except ValueError as error:
+            if not str(error).startswith("Unrecognized configuration class"):
+                raise
+            # transformers lists the hundreds of models that it has.
+            raise TypeError(
+                f"The checkpoint {source} is not one that embeds both images and texts, but one part of such a model "
+                "at most. Give a CLIPNModel, a CLIPModel, a SiglipModel or another dual encoder."
+            ) from error
+        if is_dual_encoder(model):
+            # Models of other kinds are refused for what they are; what they lack would be misleading.
+            check_complete(source, type(model).__name__, report["missing_keys"], report["mismatched_keys"])
         return model
 
 

@@ -13,7 +13,8 @@ from torch import Tensor
 from transformers import CLIPProcessor, Pipeline, pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from .detector import PUBLISHING_OPTIONS, TOP_K, OODDetector, OODResult, check_count
+from .detector import PUBLISHING_OPTIONS, TOP_K, TOP_NEGATIVES, OODDetector, OODResult, check_count
+from .detector_checks import check_given_count
 from .detector_files import read_detector
 from .encoders import EMBEDDED_CHECKPOINT, EMBEDDED_NOTICE, AutoDualEncoder, DualEncoder
 from .images import NumberedImages, image_of, number_images
@@ -28,6 +29,8 @@ CALL_OPTIONS = (
     "top_k",
     "templates",
     "no_templates",
+    "negatives",
+    "top_negatives",
     "batch_size",
     "num_workers",
 )
@@ -46,7 +49,8 @@ class OODPipeline(Pipeline):
 
     Args:
         model ([`~transformers.CLIPModel`] or [`CLIPNModel`]): With a model object pass its `processor`, too.
-        candidate_labels, method, threshold, top_k, templates, no_templates, batch_size, num_workers, settings:
+        candidate_labels, method, threshold, top_k, templates, no_templates, negatives, top_negatives, batch_size,
+        num_workers, settings:
             Defaults for every call.
 
     Raises:
@@ -107,7 +111,12 @@ class OODPipeline(Pipeline):
                 The score above which an image is OOD, strictly. By default that of the detector, else the
                 threshold-free rule of the method decides, where it has one.
             top_k (`int`, *optional*, defaults to 5): How many labels to list in `labels` at most; None lists all.
-            templates, no_templates (`Sequence[str]`, *optional*): As in [`DualEncoder.class_embeddings`].
+            templates, no_templates (`Sequence[str]`, *optional*): As in [`OODDetector`].
+            negatives (*optional*):
+                Negative labels, as in [`OODDetector`]. They are mined or encoded once, and kept for later calls. By
+                default those of the detector, else those that the method needs.
+            top_negatives (`int`, *optional*, defaults to 3):
+                How many negative labels to list in `negatives` at most, if there are any; 0 for none.
             batch_size (`int`, *optional*, defaults to 1): Images per pass through the model.
             num_workers (`int`, *optional*, defaults to 0): Processes that read images ahead.
             kwargs: Settings of the method, such as `temperature`.
@@ -131,7 +140,9 @@ class OODPipeline(Pipeline):
         method = "atd" if self.detector is None else self.detector.method.name
         get_method(options.get("method", method)).resolve_settings(settings, CALL_OPTIONS)
         labels, top_k = options.pop("candidate_labels", None), options.pop("top_k", TOP_K)
+        top_negatives = options.pop("top_negatives", TOP_NEGATIVES)
         check_count("top_k", top_k)
+        check_given_count("top_negatives", top_negatives, minimum=0)
         if labels is not None:
             options["labels"] = validate_labels(labels, "candidate_labels")
         if self.detector is not None:
@@ -148,7 +159,7 @@ class OODPipeline(Pipeline):
         elif isinstance(numbered, Iterator):
             # transformers streams generators, and takes other iterators for one image.
             numbered = (item for item in numbered)
-        results = super().__call__(numbered, detector=detector, top_k=top_k, **loading)
+        results = super().__call__(numbered, detector=detector, top_k=top_k, top_negatives=top_negatives, **loading)
         # Datasets and iterators may be long: their results come one by one.
         in_memory = isinstance(images, Sequence | Mapping) and isinstance(numbered, NumberedImages)
         return list(results) if in_memory else results
@@ -158,15 +169,15 @@ class OODPipeline(Pipeline):
 
     def preprocess(self, item: Any) -> dict[str, Tensor]:  # type: ignore[override]
         position, image = item if isinstance(item, tuple) else (None, image_of(item))
-        return {"pixel_values": self.encoder.pixel_values([image], start=position)}
+        return self.encoder.prepare_images([image], start=position)
 
     def _forward(self, model_inputs: dict[str, Tensor]) -> dict[str, Tensor]:  # type: ignore[override]
-        return {"image_embeddings": self.encoder.image_embeddings(model_inputs["pixel_values"])}
+        return {"image_embeddings": self.encoder.image_embeddings(model_inputs)}
 
     def postprocess(  # type: ignore[override]
-        self, outputs: dict[str, Tensor], detector: OODDetector, top_k: int | None
+        self, outputs: dict[str, Tensor], detector: OODDetector, top_k: int | None, top_negatives: int
     ) -> OODResult:
-        return detector.results(outputs["image_embeddings"], top_k)[0]
+        return detector.results(outputs["image_embeddings"], top_k, top_negatives)[0]
 
     def save_pretrained(
         self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any

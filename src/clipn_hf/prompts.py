@@ -139,17 +139,20 @@ def fill_templates(labels: Sequence[str], templates: Sequence[str]) -> list[str]
     return [template.replace("{}", label) for label in checked_labels for template in checked_templates]
 
 
-def resolve_templates(model: Any, processor: Any) -> tuple[list[str], list[str]]:
+def resolve_templates(
+    model: Any, processor: Any, default: Sequence[str] = DEFAULT_TEMPLATES
+) -> tuple[list[str], list[str]]:
     """Find the templates that belong to a model and its processor, which must agree.
 
     Args:
         model ([`~transformers.CLIPModel`] or [`CLIPNModel`]): Its configuration has templates if it is a CLIPN.
         processor ([`~transformers.CLIPProcessor`] or [`CLIPNProcessor`]):
             The latter may have templates; `None` there stands for those of the model.
+        default (`Sequence[str]`, *optional*, defaults to `DEFAULT_TEMPLATES`): Templates where neither has any.
 
     Returns:
         `tuple[list[str], list[str]]`: The templates of the text encoder and of the "no" text encoder, which are
-        `DEFAULT_TEMPLATES` for a plain CLIP.
+        `default` for a plain CLIP.
 
     Raises:
         ValueError: Model and processor have different templates.
@@ -175,5 +178,5 @@ def resolve_templates(model: Any, processor: Any) -> tuple[list[str], list[str]]
                 f"model's, or `model.config.{name} = processor.{name}` to use the processor's."
             )
         resolved.append(of_processor if of_processor is not None else of_model)
-    templates = list(DEFAULT_TEMPLATES if resolved[0] is None else resolved[0])
+    templates = list(default if resolved[0] is None else resolved[0])
     return templates, list(templates if resolved[1] is None else resolved[1])

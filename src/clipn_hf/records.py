@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from .calibration import Calibration
     from .detector import OODDetector, OODResult
 
+# A negative label of less mass says nothing: it would be shown as 0.00.
+LEAST_MASS = 0.005
 READERS = min(16, os.cpu_count() or 1)
 MAX_TILES = 200
 CSV_COLUMNS = (
@@ -42,6 +44,7 @@ CSV_COLUMNS = (
     "method",
     "label",
     "score",
+    "negatives",
     "error",
 )
 UNREADABLE = "unreadable"
@@ -61,7 +64,12 @@ class Format(StrEnum):
 
 
 def judge_files(
-    detector: "OODDetector", files: Sequence[str], top_k: int | None, batch_size: int, max_thumbnails: int = 0
+    detector: "OODDetector",
+    files: Sequence[str],
+    top_k: int | None,
+    batch_size: int,
+    max_thumbnails: int = 0,
+    top_negatives: int = 3,
 ) -> Iterator[tuple[Record, "Image.Image | None"]]:
     """Judge files one after the other.
 
@@ -73,25 +81,25 @@ def judge_files(
         top_k (`int` or `None`): How many labels to list.
         batch_size (`int`): Images per pass through the model.
         max_thumbnails (`int`, *optional*, defaults to 0): Of how many images to keep a small copy.
+        top_negatives (`int`, *optional*, defaults to 3): How many negative labels to list, if there are any.
 
     Yields:
         The record of each file, in order, and the small copy of the first images, else None.
     """
-    import torch
-
     from .evaluation.contact_sheet import fit_picture
+    from .image_inputs import concatenate_inputs
     from .images import ImageError, load_image
 
-    def read(file: str, with_thumbnail: bool) -> "tuple[Tensor, Image.Image | None] | ImageError":
+    def read(file: str, with_thumbnail: bool) -> "tuple[dict[str, Tensor], Image.Image | None] | ImageError":
         try:
             image = load_image(file)
         except ImageError as error:
             return error
         thumbnail = fit_picture(image) if with_thumbnail else None
-        return detector.image_encoder.pixel_values([image], start=None), thumbnail
+        return detector.image_encoder.prepare_images([image], start=None), thumbnail
 
-    def read_ahead() -> "Iterator[tuple[str, tuple[Tensor, Image.Image | None] | ImageError]]":
-        pending: deque[tuple[str, Future[tuple[Tensor, Image.Image | None] | ImageError]]] = deque()
+    def read_ahead() -> "Iterator[tuple[str, tuple[dict[str, Tensor], Image.Image | None] | ImageError]]":
+        pending: deque[tuple[str, Future[tuple[dict[str, Tensor], Image.Image | None] | ImageError]]] = deque()
         with ThreadPoolExecutor(READERS) as pool:
             for position, file in enumerate(files):
                 pending.append((file, pool.submit(read, file, position < max_thumbnails)))
@@ -103,11 +111,11 @@ def judge_files(
 
     items = read_ahead()
     while batch := list(itertools.islice(items, batch_size)):
-        pixel_values = [item[0] for _, item in batch if isinstance(item, tuple)]
+        prepared = [item[0] for _, item in batch if isinstance(item, tuple)]
         results: Iterator[OODResult] = iter(())
-        if pixel_values:
-            embeddings = detector.image_encoder.image_embeddings(torch.cat(pixel_values))
-            results = iter(detector.results(embeddings, top_k))
+        if prepared:
+            embeddings = detector.image_encoder.image_embeddings(concatenate_inputs(prepared))
+            results = iter(detector.results(embeddings, top_k, top_negatives))
         for file, item in batch:
             if isinstance(item, tuple):
                 yield {"file": file, **next(results)}, item[1]
@@ -118,6 +126,39 @@ def judge_files(
 def verdict_word(record: Record) -> str:
     """Name the verdict of a record."""
     return UNREADABLE if "error" in record else str(record["verdict"])
+
+
+def looks_like(record: Record, count: int | None = None) -> str:
+    """List the negative labels that an image looks like, such as "jellyfish (0.31), parachute (0.12)".
+
+    Args:
+        record (`Record`): Of one file.
+        count (`int`, *optional*): How many to list at most; by default all that the record has.
+
+    Returns:
+        `str`: Those whose mass is not next to nothing; empty if there are none.
+    """
+    named = [one for one in record.get("negatives", ()) if one["score"] >= LEAST_MASS]
+    return ", ".join(f"{one['label']} ({one['score']:.2f})" for one in named[:count])
+
+
+def explain(record: Record) -> str:
+    """Say what an image shows that is not known, as far as negative labels tell.
+
+    Args:
+        record (`Record`): Of one file.
+
+    Returns:
+        `str`: Such as "not one of your labels; looks like jellyfish (0.31), parachute (0.12)"; where nothing decides
+        about the image, what it looks like apart from the labels; empty for known images, and where no negative label
+        comes near.
+    """
+    named = looks_like(record)
+    if not named or record["is_ood"] is False:
+        return ""
+    if record["is_ood"]:
+        return f"not one of your labels; looks like {named}"
+    return f"if it is not one of your labels, it looks like {named}"
 
 
 def record_writer(
@@ -156,6 +197,8 @@ def _table_writer(stream: TextIO, labels: Sequence[str], with_p_values: bool) ->
         p_value = f"{_readable_p(record['p_value']):>9}" if with_p_values else ""
         numbers = f"{record['ood_score']:>10.4f}{p_value}  {label}  {record['score']:>5.0%}"
         console.print(Text.assemble((f"{verdict:<11}", color), f"{numbers}  {printable(record['file'])}"))
+        if why := explain(record):
+            console.print(Text(f"{'':<11}{printable(why)}", style="dim"))
 
     return write
 
@@ -178,7 +221,8 @@ def _csv_writer(stream: TextIO) -> Callable[[Record], None]:
     def write(record: Record) -> None:
         # The words of JSON, which most readers of CSV understand better than Python's.
         is_ood = record.get("is_ood")
-        rows.writerow({**record, "is_ood": None if is_ood is None else json.dumps(is_ood)})
+        verdict = None if is_ood is None else json.dumps(is_ood)
+        rows.writerow({**record, "is_ood": verdict, "negatives": looks_like(record)})
 
     return write
 
@@ -226,6 +270,7 @@ def save_contact_sheet(
             record["label"],
             group=record["verdict"].capitalize(),
             word=record["verdict"],
+            looks_like=looks_like(record, 1),
         )
         for thumbnail, record in judged
     ]
@@ -250,7 +295,9 @@ __all__ = [
     "Format",
     "Record",
     "describe_threshold",
+    "explain",
     "judge_files",
+    "looks_like",
     "printable",
     "record_writer",
     "save_contact_sheet",

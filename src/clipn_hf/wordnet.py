@@ -122,6 +122,10 @@ class WordNet:
         """Count the synsets."""
         return len(self._lines)
 
+    def __contains__(self, word: str) -> bool:
+        """Tell whether there is such a noun or adjective, as `synsets` spells words, without singulars of plurals."""
+        return any(letter + spelling in self._senses for spelling in spellings(word) for letter in _LETTERS.values())
+
     def nouns(self) -> Iterator[Synset]:
         """Go through the synsets of nouns, in the order of WordNet."""
         return (_parse(line) for line in self._lines if line.startswith("n"))
@@ -166,7 +170,7 @@ class WordNet:
         if part_of_speech not in _LETTERS:
             raise ValueError(f'`part_of_speech` must be "noun" or "adjective", got {part_of_speech!r}.')
         letter = _LETTERS[part_of_speech]
-        for spelling in _spellings(word, with_singulars=letter == "n"):
+        for spelling in spellings(word, with_singulars=letter == "n"):
             if places := self._senses.get(letter + spelling):
                 return [_parse(self._lines[place]) for place in places]
         return []
@@ -184,7 +188,7 @@ class WordNet:
             `list[str]`: The nouns as WordNet writes them, the shortest first, those of equal length in the order of
             the alphabet; without `start` itself.
         """
-        spelling = next(_spellings(start, with_singulars=False))
+        spelling = next(spellings(start))
         words = []
         for place in range(bisect_left(self._nouns, spelling), len(self._nouns)):
             word = self._nouns[place]
@@ -273,20 +277,30 @@ def _parse(line: str) -> Synset:
     )
 
 
-def _spellings(word: str, with_singulars: bool) -> Iterator[str]:
-    """How WordNet could write a word, the likeliest first."""
-    decomposed = unicodedata.normalize("NFKD", word).lower()
-    plain = "".join(letter for letter in decomposed if not unicodedata.combining(letter))
-    joined = "_".join(re.split(r"[\s_]+", plain.replace("’", "'").strip()))
+def spellings(word: str, with_singulars: bool = False) -> Iterator[str]:
+    """Write a word in the ways that WordNet could, the likeliest first.
+
+    Args:
+        word (`str`): A word or several.
+        with_singulars (`bool`, *optional*, defaults to `False`): Whether to add what it would be the plural of.
+
+    Yields:
+        `str`: In lower case without accents, with underscores in place of spaces.
+    """
+    plain = word.lower()
+    if not plain.isascii():
+        decomposed = unicodedata.normalize("NFKD", word).lower()
+        plain = "".join(letter for letter in decomposed if not unicodedata.combining(letter)).replace("’", "'")
+    joined = "_".join(plain.strip().replace("_", " ").split())
     variants = (joined, joined.replace("-", "_"), joined.replace("_", "-"), re.sub(r"[_-]", "", joined))
-    spellings = list(dict.fromkeys(variants))
-    yield from spellings
+    distinct = list(dict.fromkeys(variants))
+    yield from distinct
     if with_singulars:
-        for spelling in spellings:
+        for spelling in distinct:
             for plural, singular in _ENDINGS:
                 # "ss" ends no plural.
                 if spelling.endswith(plural) and not spelling.endswith("ss"):
                     yield spelling.removesuffix(plural) + singular
 
 
-__all__ = ["PartOfSpeech", "Synset", "WordNet"]
+__all__ = ["PartOfSpeech", "Synset", "WordNet", "spellings"]

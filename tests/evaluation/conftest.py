@@ -4,6 +4,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -178,3 +179,80 @@ def result() -> Result:
 def seeds_result() -> Result:
     """The same with three seeds, without pixels."""
     return build_result(seeds=(0, 1, 2), resamples=0, pixels=False)
+
+
+# Single records, for what reads and compares them
+
+
+def draw_scores(seed: int = 0, id_images: int = 80, ood_images: int = 50, shift: float = 1.0) -> dict[str, np.ndarray]:
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(0, 3, id_images)
+    return {
+        # Rounded, so that some scores are equal.
+        "id_scores": generator.normal(0, 1, id_images).round(1).astype(np.float32),
+        "ood_scores": generator.normal(shift, 1, ood_images).round(1).astype(np.float32),
+        "id_predictions": np.where(generator.random(id_images) < 0.8, labels, (labels + 1) % 3),
+        "id_labels": labels,
+    }
+
+
+def build_record(**changes: Any) -> dict[str, Any]:
+    record = {
+        "schema_version": 1,
+        "suite": "tiny",
+        "suite_sha256": "0" * 64,
+        "date": "2026-11-21T16:00:00+00:00",
+        "model": {
+            "id": "org/model",
+            "revision": None,
+            "class": "CLIPModel",
+            "weights_sha256": "1" * 64,
+            "config_sha256": "5" * 64,
+            "image_processor_sha256": None,
+        },
+        "method": "mcm",
+        "settings": {"temperature": 1.0},
+        "templates": ["a photo of a {}."],
+        "no_templates": None,
+        "labels": {"count": 3, "sha256": "2" * 64},
+        "seed": 0,
+        "id_set": {"name": "ID", "images": 80, "unreadable": 0, "sha256": "3" * 64},
+        "fit_set": None,
+        "set": {"name": "Far away", "group": "far", "images": 50, "unreadable": 0, "sha256": "4" * 64, "note": ""},
+        "convention": {"fpr_positive": "id", "fpr_rule": "exact", "tpr": 0.95, "aupr_rule": "average_precision"},
+        "metrics": {"auroc": {"value": 0.75, "low": 0.7, "high": 0.8}},
+        "bootstrap": None,
+        "scores": None,
+        "versions": {},
+    }
+    return record | changes
+
+
+def build_evaluation(
+    record: dict[str, Any], scores: dict[str, np.ndarray], ood_labels: list[int] | None = None
+) -> Evaluation:
+    return Evaluation(
+        record=record,
+        **scores,
+        ood_predictions=np.zeros(len(scores["ood_scores"]), dtype=np.int64),
+        id_rows=np.arange(len(scores["id_scores"])),
+        ood_rows=np.arange(len(scores["ood_scores"])),
+        id_set=None,  # type: ignore[arg-type]
+        ood_set=SimpleNamespace(labels=ood_labels),  # type: ignore[arg-type]
+        labels=["a", "b", "c"],
+    )
+
+
+@pytest.fixture(scope="session")
+def draw() -> Callable[..., dict[str, np.ndarray]]:
+    return draw_scores
+
+
+@pytest.fixture(scope="session", name="build_record")
+def _build_record() -> Callable[..., dict[str, Any]]:
+    return build_record
+
+
+@pytest.fixture(scope="session", name="build_evaluation")
+def _build_evaluation() -> Callable[..., Evaluation]:
+    return build_evaluation

@@ -19,14 +19,20 @@ from transformers import CLIPModel, CLIPProcessor
 
 from clipn_hf import CLIPNModel, DualEncoder, OODDetector, encoders, features
 from clipn_hf.evaluation import benchmark
+from clipn_hf.evaluation import output as output_module
 from clipn_hf.evaluation.benchmark import SuiteResult, evaluate_suite
 from clipn_hf.evaluation.comparison import compare
 from clipn_hf.evaluation.doctor import Finding
 from clipn_hf.evaluation.metrics import auroc, bootstrap_interval, fpr_at_tpr, id_accuracy
-from clipn_hf.evaluation.results import OOD_METRICS, load_scores, read_averages, read_records
+from clipn_hf.evaluation.results import OOD_METRICS, json_digest, load_scores, read_averages, read_records
+from clipn_hf.evaluation.tables import row_key, row_names
 
 LABELS = ["cat", "dog", "bird"]
 ZERO_SHOT = ["mcm", "msp", "max_logit", "energy"]
+NAMES = [
+    *("jellyfish", "parachute", "lamp", "violin", "glacier", "teapot", "kitten", "husky", "sparrow", "anvil", "kelp"),
+    *("saddle", "comet", "ladder", "pretzel", "tractor", "umbrella", "quilt", "yacht", "zipper"),
+]
 
 
 def draw_images(folder: Path, count: int, seed: int, hue: int = 0) -> None:
@@ -48,6 +54,7 @@ def root(tmp_path: Path) -> Path:
         draw_images(folder / "shifted" / label, 3, seed=20 + place, hue=place + 1)
     draw_images(folder / "near" / "wolf", 4, seed=30)
     draw_images(folder / "far" / "noise", 6, seed=31, hue=2)
+    (folder / "names.txt").write_text("\n".join(NAMES), encoding="utf-8")
     return folder
 
 
@@ -68,6 +75,8 @@ def suite() -> dict[str, Any]:
             {"name": "Near", "group": "near", "source": {"imagefolder": "near"}, "note": "Wolves."},
             {"name": "Far", "group": "far", "source": {"imagefolder": "far"}},
         ],
+        # WordNet would take long.
+        "negatives": {"corpus": "names.txt", "fraction": 0.5},
     }
 
 
@@ -113,9 +122,9 @@ def count_images(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     passes: list[int] = []
     embed = DualEncoder.image_embeddings
 
-    def counting(self: DualEncoder, pixel_values: torch.Tensor) -> torch.Tensor:
-        passes.append(len(pixel_values))
-        return embed(self, pixel_values)
+    def counting(self: DualEncoder, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        passes.append(len(inputs["pixel_values"]))
+        return embed(self, inputs)
 
     monkeypatch.setattr(DualEncoder, "image_embeddings", counting)
     return passes
@@ -200,17 +209,22 @@ def test_every_method_is_served_or_skipped_with_a_reason(
     result = evaluate(suite, encoder, resamples=0)
     methods = [record["method"] for record in result.records]
     assert set(ZERO_SHOT) < set(methods)
-    assert result.skipped == ['atd, ctw (need a CLIPN model with a "no" text encoder)']
-    assert {*methods, "atd", "ctw"} == set(benchmark.METHODS)
+    assert result.skipped == [
+        'atd, ctw (need a CLIPN model with a "no" text encoder)',
+        "csp, negrefine (need the corpus csp, in place of which the suite has another one)",
+        "sigmoid, joint_energy (need a model that was trained with a sigmoid loss, such as SigLIP)",
+    ]
+    left_out = {"atd", "ctw", "csp", "negrefine", "sigmoid", "joint_energy"}
+    assert {*methods, *left_out} == set(benchmark.METHODS) and "neglabel" in methods
     assert {record["bootstrap"] for record in result.records} == {None}
     fitted = [record for record in result.records if "training" in benchmark.METHODS[record["method"]].needs]
     assert fitted
     assert {record["fit_set"]["images"] for record in fitted} == {12}
 
     del suite["fit"]
-    left_out = ", ".join(dict.fromkeys(record["method"] for record in fitted))
+    unfitted = ", ".join(dict.fromkeys(record["method"] for record in fitted))
     result = evaluate(suite, encoder, resamples=0, seeds=[0, 1])
-    assert result.skipped[1] == f"{left_out} (need a set `fit` in the suite)"
+    assert result.skipped[-1] == f"{unfitted} (need a set `fit` in the suite)"
     result = evaluate(suite, [encoder, clipn_encoder], ["nearest_neighbors", "atd", "mcm"], resamples=0)
     assert result.skipped == [
         "nearest_neighbors of CLIPModel; nearest_neighbors of CLIPNModel (need a set `fit` in the suite)",
@@ -251,6 +265,167 @@ def test_corrupted_images_are_counted_and_left_out(
         Path(file).write_bytes(b"no picture")
     with pytest.raises(ValueError, match="The set Id cannot be used: of its 15 images only one can be read"):
         evaluate(suite, encoder, ["mcm"])
+
+
+# Negative labels
+
+
+def test_negative_labels_are_mined_as_the_suite_says(
+    evaluate: Evaluate, suite: dict[str, Any], encoder: DualEncoder, root: Path, tmp_path: Path
+) -> None:
+    result = evaluate(suite, encoder, ["neglabel", "csp", "mcm"], output=tmp_path / "output")
+    rows = {record["method"]: record for record in result.records}
+    assert rows["mcm"]["negatives"] is None
+    found = rows["neglabel"]["negatives"]
+    assert found["count"] == 10
+    assert found["report"]["candidates"] == 20 and found["report"]["mined"] == 10
+    settings = found["settings"]
+    # No folder is named.
+    assert (settings["corpus"], settings["fraction"], settings["quantile"]) == ("names.txt", 0.5, 0.95)
+    assert str(tmp_path) not in (tmp_path / "output" / "results.jsonl").read_text(encoding="utf-8")
+    # What the suite does not say is as the method has it.
+    assert rows["csp"]["negatives"]["settings"]["max_similarity"] == 0.95
+    arguments = {"corpus": root / "names.txt", "fraction": 0.5}
+    templates = ["a photo of a {}."]
+    detector = OODDetector(encoder, LABELS, "neglabel", templates=templates, negatives=arguments)
+    assert detector.negatives is not None and found["sha256"] == json_digest(detector.negatives.labels)
+    far = next(one for one in result.evaluations if one.record is rows["neglabel"])
+    np.testing.assert_allclose(np.sort(far.ood_scores), np.sort(detector.score(files(root / "far"))), atol=1e-6)
+    text = (tmp_path / "output" / "report.html").read_text(encoding="utf-8")
+    assert "10: corpus names.txt, quantile 0.95, fraction 0.5" in text
+    assert read_records(tmp_path / "output") == result.records
+
+
+def test_the_worst_mistakes_say_what_they_look_like(
+    evaluate: Evaluate, suite: dict[str, Any], encoder: DualEncoder, tmp_path: Path
+) -> None:
+    result = evaluate(suite, encoder, ["neglabel", "mcm"], seeds=[0, 1], output=tmp_path / "output")
+    for evaluation in result.evaluations:
+        if evaluation.record["seed"] == 1:
+            # The report shows the other one.
+            assert (evaluation.id_negatives, evaluation.ood_negatives) == ({}, {})
+            continue
+        assert set(evaluation.id_negatives) == set(range(15))
+        assert set(evaluation.ood_negatives) == set(range(len(evaluation.ood_scores)))
+        for looks_like in (*evaluation.id_negatives.values(), *evaluation.ood_negatives.values()):
+            masses = [one["score"] for one in looks_like]
+            assert len(masses) == 3 and masses == sorted(masses, reverse=True) and 0 < sum(masses) <= 1
+            assert {one["label"] for one in looks_like} <= set(NAMES)
+    far = next(one for one in result.evaluations if (one.record["method"], one.ood_set.name) == ("neglabel", "Far"))
+    text = (tmp_path / "output" / "report.html").read_text(encoding="utf-8")
+    worst = far.ood_negatives[int(far.ood_scores.argmin())]
+    # Other methods are explained by the same negative labels.
+    mcm = next(one for one in result.evaluations if (one.record["method"], one.ood_set.name) == ("mcm", "Far"))
+    assert mcm.ood_negatives == far.ood_negatives
+    assert ", ".join(f"{one['label']} ({one['score']:.2f})" for one in worst) in text
+    (alone, *_) = evaluate(suite, encoder, ["mcm"]).evaluations
+    assert (alone.id_negatives, alone.ood_negatives) == ({}, {})
+
+
+def test_only_what_a_method_is_most_wrong_about_is_explained(
+    evaluate: Evaluate, suite: dict[str, Any], encoder: DualEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(benchmark, "_EXPLAINED", 2)
+    far = evaluate(suite, encoder, ["neglabel"]).evaluations[2]
+    assert set(far.id_negatives) == set(np.argsort(-far.id_scores, kind="stable")[:2])
+    assert set(far.ood_negatives) == set(np.argsort(far.ood_scores, kind="stable")[:2])
+
+
+def test_a_corpus_is_embedded_once_for_all_methods_and_seeds(
+    evaluate: Evaluate, suite: dict[str, Any], encoder: DualEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts: list[str] = []
+    embed = DualEncoder._embed_texts
+
+    def counting(self: DualEncoder, encode: Any, kind: str, prompts: list[str], *options: Any) -> Any:
+        texts.extend(prompts)
+        return embed(self, encode, kind, prompts, *options)
+
+    monkeypatch.setattr(DualEncoder, "_embed_texts", counting)
+    suite["labels"] = {"draw": 2, "from": "id"}
+    del suite["fit"], suite["covariate_shift"]
+    evaluate(suite, encoder, ["neglabel", "csp"], seeds=[0, 1], use_cache=False, cache_dir=None)
+    assert [texts.count(f"a photo of a {name}.") for name in NAMES] == [1] * len(NAMES)
+
+
+def test_seeds_that_draw_other_labels_are_one_row(
+    evaluate: Evaluate, suite: dict[str, Any], encoder: DualEncoder, tmp_path: Path
+) -> None:
+    suite["labels"] = {"draw": 2, "from": "id"}
+    del suite["fit"], suite["covariate_shift"]
+    result = evaluate(suite, encoder, ["neglabel"], seeds=[0, 1, 2], output=tmp_path / "output")
+    assert len({row_key(record) for record in result.records}) == 1
+    tables = (tmp_path / "output" / "tables.md").read_text(encoding="utf-8")
+    assert "± is the standard deviation over 3 seeds" in tables
+    assert "Negative labels: 10 for neglabel (corpus names.txt)." in tables
+    # With other settings it is another row, which says what differs.
+    suite["negatives"]["fraction"] = 0.25
+    other = evaluate(suite, encoder, ["neglabel"], seeds=[0]).records
+    assert [name for _, name in row_names([*result.records, *other]).values()] == [
+        "neglabel (negatives fraction 0.5)",
+        "neglabel (negatives fraction 0.25)",
+    ]
+
+
+def test_averages_know_the_negative_labels(
+    evaluate: Evaluate, suite: dict[str, Any], encoder: DualEncoder, tmp_path: Path
+) -> None:
+    suite["ood"][0]["group"] = "far"
+    result = evaluate(suite, encoder, ["neglabel"], output=tmp_path / "output")
+    (average,) = result.averages
+    assert row_key(average) == row_key(result.records[0])
+    assert read_averages(tmp_path / "output" / "averages.json") == [average]
+
+
+def test_methods_have_their_own_templates_unless_the_suite_names_some(
+    evaluate: Evaluate, suite: dict[str, Any], encoder: DualEncoder
+) -> None:
+    del suite["templates"]
+    rows = {record["method"]: record for record in evaluate(suite, encoder, ["mcm", "neglabel"]).records}
+    assert rows["neglabel"]["templates"] == ["The nice {}."]
+    assert rows["mcm"]["templates"] == encoder.templates
+
+
+def test_mining_of_many_texts_is_announced(
+    evaluate: Evaluate,
+    suite: dict[str, Any],
+    encoder: DualEncoder,
+    warnings: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    evaluate(suite, encoder, ["neglabel"])
+    assert not [line for line in warnings if "negative labels" in line]
+    monkeypatch.setattr(benchmark, "_MANY_TEXTS", 5)
+    evaluate(suite, encoder, ["mcm"])
+    assert not [line for line in warnings if "negative labels" in line]
+    evaluate(suite, encoder, ["mcm", "neglabel", "csp"], seeds=[0, 1])
+    (line,) = [line for line in warnings if "negative labels" in line]
+    assert line.startswith("neglabel and csp need negative labels, mined of 20 texts. Those that are not on disk from")
+
+
+def test_what_mining_warns_of_is_said_for_one_seed(
+    evaluate: Evaluate, suite: dict[str, Any], encoder: DualEncoder, root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (root / "names.txt").write_text("\n".join([*NAMES, *LABELS]), encoding="utf-8")
+    suite["negatives"]["fraction"] = 1
+    evaluate(suite, encoder, ["neglabel"], seeds=[0, 1])
+    assert sum("3 of 23 negative labels are labels, too" in line for line in caplog.messages) == 1
+    # Later warnings are not kept back.
+    caplog.clear()
+    OODDetector(encoder, LABELS, "neglabel", negatives={"corpus": [*NAMES, "cat"], "fraction": 1.0})
+    assert any("is a label, too" in line for line in caplog.messages)
+
+
+def test_negative_labels_of_a_detector_are_those_it_is_evaluated_with(
+    evaluate: Evaluate, suite: dict[str, Any], encoder: DualEncoder
+) -> None:
+    detector = OODDetector(encoder, LABELS, "neglabel", negatives=["comet", "kelp"])
+    (record, *_) = evaluate(suite, detector).records
+    assert (record["negatives"]["count"], record["negatives"]["settings"]) == (2, {"corpus": "texts"})
+    # One that has none gets those of the suite.
+    plain = OODDetector(encoder, LABELS, "mcm")
+    (record, *_) = evaluate(suite, plain, ["neglabel"]).records
+    assert record["negatives"]["settings"]["corpus"] == "names.txt"
 
 
 # One pass
@@ -296,9 +471,9 @@ def test_labels_are_embedded_once(
     prompts: list[int] = []
     embed = DualEncoder._embed_texts
 
-    def counting(self: DualEncoder, encode: Any, kind: str, texts: list[str]) -> Any:
+    def counting(self: DualEncoder, encode: Any, kind: str, texts: list[str], *options: Any) -> Any:
         prompts.append(len(texts))
-        return embed(self, encode, kind, texts)
+        return embed(self, encode, kind, texts, *options)
 
     monkeypatch.setattr(DualEncoder, "_embed_texts", counting)
     first = evaluate(suite, clipn_encoder, ["mcm", "atd"])
@@ -499,6 +674,65 @@ def test_features_need_no_model(evaluate: Evaluate, root: Path, monkeypatch: pyt
     assert [(found[1], found[2] is None) for found in examined] == [(None, False), (["Cat", "zebra"], True)]
 
 
+def test_negative_labels_of_features_are_other_names(evaluate: Evaluate, root: Path) -> None:
+    generator = np.random.default_rng(1)
+    names = [*LABELS, "wolf_(animal)", *NAMES]
+    text = generator.normal(size=(len(names), 8)).astype(np.float32)
+    images = (text[np.repeat([0, 1, 2], 6)] + 0.1 * generator.normal(size=(18, 8))).astype(np.float32)
+    np.savez(root / "features.npz", text=text, names=np.array(names), images=images, labels=np.repeat([0, 1, 2], 6))
+    source = {"features": "features.npz", "images": "images", "labels": "labels", "label_names": "names"}
+    suite: dict[str, Any] = {
+        "name": "features",
+        "description": "Vectors.",
+        "labels": {"draw": 2, "from": "id"},
+        "text_features": {
+            "path": "features.npz",
+            "model": "org/clip",
+            "banks": [{"embeddings": "text", "names": "names", "template": "a {}"}],
+        },
+        "id": {"name": "Id", "source": source},
+        "ood": [{"name": "Others", "group": "near", "source": source, "complement": True}],
+    }
+    skipped = evaluate(suite, None).skipped
+    assert "neglabel, csp (need `negatives` in the suite)" in skipped
+    assert "negrefine (needs `negatives` in the suite and a model that can embed further texts)" in skipped
+    suite["negatives"] = {"corpus": "text_features", "fraction": 0.5}
+    result = evaluate(suite, None, seeds=[0, 1, 2, 3])
+    assert "csp (needs the corpus csp, in place of which the suite has another one)" in result.skipped
+    assert "negrefine (needs a model that can embed further texts)" in result.skipped
+    rows = [record for record in result.records if record["method"] == "neglabel"]
+    assert [record["seed"] for record in rows] == [0, 1, 2, 3]
+    # The class that was not drawn is a candidate as any other name.
+    assert {record["negatives"]["report"]["candidates"] for record in rows} == {len(names) - 2}
+    assert {record["negatives"]["count"] for record in rows} == {(len(names) - 2) // 2}
+    assert len({record["labels"]["sha256"] for record in rows}) > 1
+    assert len({record["negatives"]["sha256"] for record in rows}) > 1
+    assert len({row_key(record) for record in rows}) == 1
+    assert (rows[0]["negatives"]["settings"]["corpus"], rows[0]["templates"]) == ("text_features", ["a {}"])
+    # Who names a method gets it.
+    csp = evaluate(suite, None, ["csp"]).records[0]
+    assert csp["negatives"]["settings"]["quantile"] == 1.0
+
+
+def test_a_sigmoid_loss_is_in_the_record(evaluate: Evaluate, root: Path) -> None:
+    text = np.eye(3, 8, dtype=np.float32)
+    np.savez(root / "features.npz", text=text, images=text, labels=np.arange(3), ood=text[:2] + 1)
+    source = {"features": "features.npz", "images": "images", "labels": "labels"}
+    bank = {"embeddings": "text", "names": LABELS, "template": "a {}"}
+    suite = {
+        "name": "features",
+        "description": "Vectors.",
+        "labels": LABELS,
+        "text_features": {"path": "features.npz", "model": "m", "logit_scale": 9.0, "logit_bias": -4, "banks": [bank]},
+        "id": {"name": "Id", "source": source},
+        "ood": [{"name": "Far", "group": "far", "source": {"features": "features.npz", "images": "ood"}}],
+    }
+    result = evaluate(suite, None)
+    assert {"sigmoid", "joint_energy"} <= {record["method"] for record in result.records}
+    model = result.records[0]["model"]
+    assert (model["is_sigmoid"], model["logit_bias"], model["logit_scale"]) == (True, -4.0, 9.0)
+
+
 # The doctor
 
 
@@ -617,7 +851,7 @@ def test_results_on_sets_of_the_hub_are_entries_for_it(
     evaluate: Evaluate, suite: dict[str, Any], encoder: DualEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written = []
-    monkeypatch.setattr(benchmark, "write_eval_results", lambda *_, dataset_id: written.append(dataset_id))
+    monkeypatch.setattr(output_module, "write_eval_results", lambda *_, dataset_id: written.append(dataset_id))
     evaluate(suite, encoder, ["mcm"], output=tmp_path / "local")
     assert not written
     table = load_dataset("imagefolder", data_dir=str(tmp_path / "data" / "id"), split="train")

@@ -4,7 +4,6 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,6 @@ from clipn_hf.evaluation.results import (
     OOD_METRICS,
     SHIFT,
     SHIFT_METRICS,
-    Evaluation,
     average_intervals,
     average_resamples,
     measure,
@@ -25,71 +23,12 @@ from clipn_hf.evaluation.results import (
     write_records,
 )
 
-
-def draw(seed: int = 0, id_images: int = 80, ood_images: int = 50, shift: float = 1.0) -> dict[str, np.ndarray]:
-    generator = np.random.default_rng(seed)
-    labels = generator.integers(0, 3, id_images)
-    return {
-        # Rounded, so that some scores are equal.
-        "id_scores": generator.normal(0, 1, id_images).round(1).astype(np.float32),
-        "ood_scores": generator.normal(shift, 1, ood_images).round(1).astype(np.float32),
-        "id_predictions": np.where(generator.random(id_images) < 0.8, labels, (labels + 1) % 3),
-        "id_labels": labels,
-    }
-
-
-def build_record(**changes: Any) -> dict[str, Any]:
-    record = {
-        "schema_version": 1,
-        "suite": "tiny",
-        "suite_sha256": "0" * 64,
-        "date": "2026-11-21T16:00:00+00:00",
-        "model": {
-            "id": "org/model",
-            "revision": None,
-            "class": "CLIPModel",
-            "weights_sha256": "1" * 64,
-            "config_sha256": "5" * 64,
-            "image_processor_sha256": None,
-        },
-        "method": "mcm",
-        "settings": {"temperature": 1.0},
-        "templates": ["a photo of a {}."],
-        "no_templates": None,
-        "labels": {"count": 3, "sha256": "2" * 64},
-        "seed": 0,
-        "id_set": {"name": "ID", "images": 80, "unreadable": 0, "sha256": "3" * 64},
-        "fit_set": None,
-        "set": {"name": "Far away", "group": "far", "images": 50, "unreadable": 0, "sha256": "4" * 64, "note": ""},
-        "convention": {"fpr_positive": "id", "fpr_rule": "exact", "tpr": 0.95, "aupr_rule": "average_precision"},
-        "metrics": {"auroc": {"value": 0.75, "low": 0.7, "high": 0.8}},
-        "bootstrap": None,
-        "scores": None,
-        "versions": {},
-    }
-    return record | changes
-
-
-def build_evaluation(
-    record: dict[str, Any], scores: dict[str, np.ndarray], ood_labels: list[int] | None = None
-) -> Evaluation:
-    return Evaluation(
-        record=record,
-        **scores,
-        ood_predictions=np.zeros(len(scores["ood_scores"]), dtype=np.int64),
-        id_rows=np.arange(len(scores["id_scores"])),
-        ood_rows=np.arange(len(scores["ood_scores"])),
-        id_set=None,  # type: ignore[arg-type]
-        ood_set=SimpleNamespace(labels=ood_labels),  # type: ignore[arg-type]
-        labels=["a", "b", "c"],
-    )
-
-
+Build = Callable[..., Any]
 Save = Callable[..., Path]
 
 
 @pytest.fixture
-def save(tmp_path: Path) -> Save:
+def save(tmp_path: Path, build_evaluation: Build) -> Save:
     """Write an output folder of some records with their scores, and return its results.jsonl."""
 
     def save(name: str, *pairs: tuple[dict[str, Any], dict[str, np.ndarray]]) -> Path:
@@ -113,7 +52,7 @@ def save(tmp_path: Path) -> Save:
     return save
 
 
-def test_the_same_images_are_drawn_for_both(save: Save) -> None:
+def test_the_same_images_are_drawn_for_both(save: Save, draw: Build, build_record: Build) -> None:
     first, second = draw(0), draw(0)
     second["ood_scores"] = second["ood_scores"] + np.float32(0.5)
     a = save("a", (build_record(), first))
@@ -132,7 +71,7 @@ def test_the_same_images_are_drawn_for_both(save: Save) -> None:
     assert comparison.p_value == pytest.approx(2 / 301)
 
 
-def test_direction_and_metric(save: Save) -> None:
+def test_direction_and_metric(save: Save, draw: Build, build_record: Build) -> None:
     a = save("a", (build_record(), draw(0)))
     b = save("b", (build_record(), draw(1)))
     forward, backward = (
@@ -145,7 +84,7 @@ def test_direction_and_metric(save: Save) -> None:
     assert forward.p_value == backward.p_value
 
 
-def test_nothing_differs_from_itself(save: Save) -> None:
+def test_nothing_differs_from_itself(save: Save, draw: Build, build_record: Build) -> None:
     a = save("a", (build_record(), draw()))
     for metric in METRICS:
         if metric in OOD_METRICS:
@@ -165,14 +104,16 @@ def test_nothing_differs_from_itself(save: Save) -> None:
         ),
     ],
 )
-def test_other_data_cannot_be_compared(save: Save, change: dict[str, Any], message: str) -> None:
+def test_other_data_cannot_be_compared(
+    save: Save, change: dict[str, Any], message: str, draw: Build, build_record: Build
+) -> None:
     a = save("a", (build_record(), draw()))
     b = save("b", (build_record(**change), draw()))
     with pytest.raises(ValueError, match=f"cannot be compared on tiny/Far away \\(seed 0\\), .*{message}"):
         compare(a, b, progress=False)
 
 
-def test_records_are_paired_by_what_both_files_have(save: Save) -> None:
+def test_records_are_paired_by_what_both_files_have(save: Save, draw: Build, build_record: Build) -> None:
     other = {**build_record()["model"], "id": "org/other", "weights_sha256": "5" * 64}
     both = save("both", (build_record(), draw(0)), (build_record(method="atd"), draw(1)))
     others = save("others", (build_record(model=other, method="atd"), draw(2)), (build_record(model=other), draw(3)))
@@ -190,7 +131,7 @@ def test_records_are_paired_by_what_both_files_have(save: Save) -> None:
         compare(both, strange, progress=False)
 
 
-def test_files_without_common_sets_are_refused(save: Save) -> None:
+def test_files_without_common_sets_are_refused(save: Save, draw: Build, build_record: Build) -> None:
     a = save("a", (build_record(), draw()))
     b = save("b", (build_record(seed=1), draw()))
     with pytest.raises(
@@ -199,7 +140,7 @@ def test_files_without_common_sets_are_refused(save: Save) -> None:
         compare(a, b, progress=False)
 
 
-def test_tampered_scores_cannot_be_compared(save: Save) -> None:
+def test_tampered_scores_cannot_be_compared(save: Save, draw: Build, build_record: Build) -> None:
     a = save("a", (build_record(), draw()))
     b = save("b", (build_record(method="atd"), draw(1)))
     (file,) = (b.parent / "scores").iterdir()
@@ -208,7 +149,7 @@ def test_tampered_scores_cannot_be_compared(save: Save) -> None:
         compare(a, b, progress=False)
 
 
-def test_bad_arguments_of_compare(save: Save, tmp_path: Path) -> None:
+def test_bad_arguments_of_compare(save: Save, tmp_path: Path, draw: Build, build_record: Build) -> None:
     a = save("a", (build_record(), draw()))
     with pytest.raises(ValueError, match="`metric` must be one of auroc, .*, got 'auc'"):
         compare(a, a, "auc")
@@ -232,7 +173,7 @@ def describe(name: str, group: str = "far") -> dict[str, Any]:
     return {"name": name, "group": group, "images": 50, "unreadable": 0, "sha256": name, "note": ""}
 
 
-def test_two_methods_of_one_file(save: Save) -> None:
+def test_two_methods_of_one_file(save: Save, draw: Build, build_record: Build) -> None:
     file = save(
         "a", (build_record(), draw(0)), (build_record(method="atd"), draw(1)), (build_record(method="x"), draw())
     )
@@ -245,7 +186,7 @@ def test_two_methods_of_one_file(save: Save) -> None:
     assert compare(file.parent, method_a="atd", method_b="mcm", resamples=9, progress=False) == result
 
 
-def test_two_models_of_one_file(save: Save) -> None:
+def test_two_models_of_one_file(save: Save, draw: Build, build_record: Build) -> None:
     other = {**build_record()["model"], "id": "org/other", "weights_sha256": "5" * 64}
     records = [
         build_record(method=method, model=model) for model in (build_record()["model"], other) for method in "xy"
@@ -255,7 +196,7 @@ def test_two_models_of_one_file(save: Save) -> None:
     assert [(one.a, one.b) for one in found] == [("org/model x", "org/other x"), ("org/model y", "org/other y")]
 
 
-def test_settings_and_templates_tell_names_apart(save: Save) -> None:
+def test_settings_and_templates_tell_names_apart(save: Save, draw: Build, build_record: Build) -> None:
     a = save("a", (build_record(), draw(0)))
     b = save("b", (build_record(templates=["{}"], settings={"temperature": 2.0}), draw(1)))
     (comparison,) = compare(a, b, resamples=9, progress=False).comparisons
@@ -263,7 +204,7 @@ def test_settings_and_templates_tell_names_apart(save: Save) -> None:
     assert comparison.b == 'org/model mcm (temperature 2.0, templates ["{}"])'
 
 
-def test_settings_pair_the_rows_of_one_method(save: Save) -> None:
+def test_settings_pair_the_rows_of_one_method(save: Save, draw: Build, build_record: Build) -> None:
     rows = [(build_record(settings={"temperature": value}), draw(int(value))) for value in (1.0, 2.0)]
     a, b = save("a", *rows), save("b", *rows[::-1])
     found = compare(a, b, resamples=9, progress=False).comparisons
@@ -273,7 +214,7 @@ def test_settings_pair_the_rows_of_one_method(save: Save) -> None:
     ]
 
 
-def test_what_has_no_partner_is_said(save: Save) -> None:
+def test_what_has_no_partner_is_said(save: Save, draw: Build, build_record: Build) -> None:
     def records(methods: str, seeds: range, *sets: str) -> list[tuple[dict[str, Any], dict[str, np.ndarray]]]:
         return [
             (build_record(method=method, seed=seed, set=describe(name)), draw(seed))
@@ -292,7 +233,7 @@ def test_what_has_no_partner_is_said(save: Save) -> None:
     ]
 
 
-def test_averages_are_paired(save: Save) -> None:
+def test_averages_are_paired(save: Save, draw: Build, build_record: Build, build_evaluation: Build) -> None:
     sets = ("b", "a")
     rows = [(build_record(set=describe(name)), draw(seed)) for seed, name in enumerate(sets)]
     others = [(build_record(method="atd", set=describe(name)), draw(seed + 5)) for seed, name in enumerate(sets)]
@@ -319,7 +260,7 @@ def test_averages_are_paired(save: Save) -> None:
     assert (same.low, same.high, same.p_value) == (0, 0, 1)
 
 
-def test_seeds_are_summarized(save: Save) -> None:
+def test_seeds_are_summarized(save: Save, draw: Build, build_record: Build) -> None:
     def rows(shift: int) -> list[tuple[dict[str, Any], dict[str, np.ndarray]]]:
         return [
             (build_record(seed=seed, method=f"m{shift}", set=describe(name, group)), draw(seed + shift))
@@ -344,7 +285,7 @@ def test_seeds_are_summarized(save: Save) -> None:
     assert [one.deviation for one in single] == [None]
 
 
-def test_metrics_of_id_images_are_compared_once(save: Save) -> None:
+def test_metrics_of_id_images_are_compared_once(save: Save, draw: Build, build_record: Build) -> None:
     rows = [(build_record(set=describe(name)), draw(0)) for name in ("one", "two")]
     a = save("a", *rows)
     for metric in ("id_accuracy", "aurc"):
@@ -353,18 +294,23 @@ def test_metrics_of_id_images_are_compared_once(save: Save) -> None:
         assert result.averages == [] and result.left_out == []
 
 
-def shifted_rows(method: str, seed: int) -> list[tuple[dict[str, Any], dict[str, np.ndarray]]]:
-    sets = (("drawn", SHIFT), ("toys", SHIFT), ("far", "far"))
-    every = [draw(seed + position) for position in range(3)]
-    # The ID images are the same.
-    for scores in every[1:]:
-        scores |= {name: every[0][name] for name in scores if name != "ood_scores"}
-    return [
-        (build_record(method=method, set=describe(*place)), scores) for place, scores in zip(sets, every, strict=True)
-    ]
+@pytest.fixture
+def shifted_rows(draw: Build, build_record: Build) -> Build:
+    def shifted_rows(method: str, seed: int) -> list[tuple[dict[str, Any], dict[str, np.ndarray]]]:
+        sets = (("drawn", SHIFT), ("toys", SHIFT), ("far", "far"))
+        every = [draw(seed + position) for position in range(3)]
+        # The ID images are the same.
+        for scores in every[1:]:
+            scores |= {name: every[0][name] for name in scores if name != "ood_scores"}
+        return [
+            (build_record(method=method, set=describe(*place)), scores)
+            for place, scores in zip(sets, every, strict=True)
+        ]
+
+    return shifted_rows
 
 
-def test_full_spectrum(save: Save) -> None:
+def test_full_spectrum(save: Save, shifted_rows: Build) -> None:
     rows = {method: shifted_rows(method, seed) for method, seed in (("mcm", 0), ("atd", 10))}
     a, b = (save(method, *rows[method]) for method in rows)
     (comparison,) = compare(a, b, "auroc_full_spectrum", resamples=30, progress=False).comparisons
@@ -378,7 +324,7 @@ def test_full_spectrum(save: Save) -> None:
         compare(a, fewer, "fpr95_full_spectrum", progress=False)
 
 
-def test_accuracy_on_shifted_sets(save: Save, tmp_path: Path) -> None:
+def test_accuracy_on_shifted_sets(save: Save, tmp_path: Path, shifted_rows: Build) -> None:
     a, b = (save(method, *shifted_rows(method, 0)) for method in ("mcm", "atd"))
     result = compare(a, b, "accuracy", resamples=9, progress=False)
     assert [(one.group, one.set) for one in result.comparisons] == [(SHIFT, "drawn"), (SHIFT, "toys")]

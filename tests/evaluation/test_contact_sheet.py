@@ -90,11 +90,33 @@ def test_long_text_is_shortened_to_its_place() -> None:
 
 @pytest.mark.parametrize("label", ["café crème", "猫", "", "two\nlines", "🍕" * 50, "\udcff"])
 def test_labels_of_any_kind(label: str) -> None:
-    contact_sheet([tile(label=label, group=label)], title=label, subtitle=label)
+    contact_sheet([tile(True, label=label, group=label, looks_like=label)], title=label, subtitle=label)
 
 
 def test_accents_are_left_out() -> None:
     assert contact_sheet([tile(label="café")]).tobytes() == contact_sheet([tile(label="cafe")]).tobytes()
+
+
+@pytest.mark.parametrize("is_ood", [True, None])
+def test_what_a_picture_looks_like_stands_below_it_unless_it_is_known(is_ood: bool | None) -> None:
+    told, silent = (contact_sheet([tile(is_ood, looks_like=text)]) for text in ("jellyfish (0.31)", ""))
+    assert told.height == silent.height + module._LOOKS_LIKE
+    # All else stays where it is; the two lines are ink on the white of the card.
+    above = module._MARGIN + module._CARD_HEIGHT - 20
+    assert told.crop((0, 0, told.width, above)).tobytes() == silent.crop((0, 0, silent.width, above)).tobytes()
+    added = np.asarray(told)[above : above + module._LOOKS_LIKE, module._MARGIN : module._MARGIN + module._CARD]
+    assert (added.max(axis=-1) < 100).any()
+    other = contact_sheet([tile(is_ood, looks_like="parachute (0.31)")])
+    assert other.size == told.size and other.tobytes() != told.tobytes()
+    known = contact_sheet([tile(False, looks_like="jellyfish (0.31)")])
+    assert known.tobytes() == contact_sheet([tile(False)]).tobytes()
+
+
+def test_all_cards_of_a_section_are_equally_high() -> None:
+    tiles = [tile(group="a"), tile(True, group="b"), tile(True, group="b")]
+    one_tells = [*tiles[:2], tile(True, group="b", looks_like="jellyfish")]
+    heights = [contact_sheet(each, columns=1).height for each in (tiles, one_tells)]
+    assert heights[1] - heights[0] == 2 * module._LOOKS_LIKE
 
 
 def test_a_wrong_verdict_wears_a_cross() -> None:

@@ -37,7 +37,13 @@ def test_the_file_of_the_package_is_read() -> None:
     assert atd.results["iNaturalist"] == {"fpr95": 19.11, "auroc": 96.20}
     assert atd.fpr_positive == "id"
     assert atd.source
-    (negrefine,) = published_results("imagenet1k", "NegRefine")
+    # Under the names that the methods have here
+    (neglabel,) = published_results("imagenet1k", "neglabel")
+    assert neglabel.results["SUN"] == {"fpr95": 20.53, "auroc": 95.49}
+    assert neglabel.average == {"fpr95": 25.40, "auroc": 94.21}
+    (csp,) = published_results("imagenet1k", "csp")
+    assert csp.average == {"fpr95": 17.51, "auroc": 95.76}
+    (negrefine,) = published_results("imagenet1k", "negrefine")
     assert (dict(negrefine.results), negrefine.average) == ({}, {"auroc": 91.79})
     assert published_results("no such suite") == []
     assert {result.benchmark for result in published_results()} >= {"imagenet1k"}

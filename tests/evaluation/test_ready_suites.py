@@ -14,6 +14,7 @@ import yaml
 from clipn_hf.evaluation.published import published_results
 from clipn_hf.evaluation.sets import SuiteData, load_suite_data
 from clipn_hf.evaluation.suite import load_suite, ready_suites
+from clipn_hf.negatives import filter_candidates
 
 ROOT = Path(__file__).parents[2]
 FOLDER = Path(str(files("clipn_hf.evaluation")))
@@ -206,6 +207,22 @@ def test_features_suite_agrees_with_the_known_zero_shot_accuracy(shared: Path) -
     text = np.stack([data.text_bank[label] for label in data.labels]).astype(np.float32)
     predictions = (data.id.embeddings @ text.T).argmax(axis=1)
     assert np.mean(predictions == np.array(data.id.labels)) == pytest.approx(0.90, abs=0.01)
+
+
+@pytest.mark.parametrize("name", [suite for suite in LOCAL_SUITES if "features" in suite])
+def test_features_suites_have_names_for_negative_labels(name: str, shared: Path) -> None:
+    data = load_suite_data(name, data_root=shared)
+    assert data.negatives is not None and data.suite.protocol is not None
+    candidates = data.negatives.pop("corpus")
+    # Labels and the names that stand for them are no candidates.
+    assert not {*data.labels, "boat", "car_(automobile)"}.intersection(candidates)
+    assert f"{len(candidates):,} names of LVIS" in data.suite.protocol
+    left, _ = filter_candidates(candidates, ["text"] * len(candidates), data.labels, data.negatives["filters"])
+    kept = {candidates[place] for place in left}
+    kinds = {"jet_plane": "airplane", "puppy": "dog", "dalmatian": "dog", "puffin": "bird", "trailer_truck": "truck"}
+    for kind, label in kinds.items():
+        assert (kind in kept) == (label not in data.labels)
+    assert {"dog_collar", "horse_carriage", "birdhouse", "car_battery"} <= kept
 
 
 def test_fitted_features_suite_fits_on_other_images(shared: Path) -> None:

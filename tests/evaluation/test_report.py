@@ -184,6 +184,35 @@ def test_images_that_cannot_be_read_again_are_left_out(result: Any, tmp_path: Pa
     assert shown[:4] == [False, True, True, False]
 
 
+def test_mistakes_say_what_they_look_like(make_result: Any, tmp_path: Path) -> None:
+    made = make_result(models=["clip"], methods=["neglabel"], resamples=0)
+    plain, _ = write(tmp_path / "report.html", made)
+    assert "<th>looks like</th>" not in plain
+    looks_like = [{"label": "<jellyfish>", "score": 0.31}, {"label": "parachute", "score": 0.123}]
+    mining = {"corpus": "wordnet", "quantile": 0.95, "filters": ["id_names", "synonyms"], "corpus_sha256": "7" * 64}
+    evaluations = [
+        dataclasses.replace(
+            evaluation,
+            record={
+                **evaluation.record,
+                "model": {**evaluation.record["model"], "family": "siglip", "logit_bias": -16.5, "is_sigmoid": True},
+                "negatives": {"count": 17_044, "sha256": "8" * 64, "settings": mining, "report": {}},
+            },
+            id_negatives={int(evaluation.id_scores.argmax()): looks_like},
+        )
+        for evaluation in made.evaluations
+    ]
+    text, parsed = write(tmp_path / "report.html", dataclasses.replace(made, evaluations=evaluations))
+    assert "<td>&lt;jellyfish&gt; (0.31), parachute (0.12)</td>" in text
+    assert "17,044: corpus wordnet, quantile 0.95, filters id_names, synonyms" in parsed.text
+    assert "siglip" in parsed.text and "-16.5, sigmoid loss" in parsed.text
+    # The picture says it, too.
+    before, after = (
+        [source for source in page.sources if source.startswith("data:image/jpeg")] for page in (Page(plain), parsed)
+    )
+    assert before[0] != after[0] and before[1:] == after[1:]
+
+
 def test_embeddings_without_pixels_are_named(seeds_result: Any, tmp_path: Path) -> None:
     _, parsed = write(tmp_path / "report.html", seeds_result)
     assert not any(source.startswith("data:image/jpeg") for source in parsed.sources)

@@ -5,7 +5,6 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -31,71 +30,14 @@ from clipn_hf.evaluation.results import (
     write_records,
 )
 
-
-def draw(seed: int = 0, id_images: int = 80, ood_images: int = 50, shift: float = 1.0) -> dict[str, np.ndarray]:
-    generator = np.random.default_rng(seed)
-    labels = generator.integers(0, 3, id_images)
-    return {
-        # Rounded, so that some scores are equal.
-        "id_scores": generator.normal(0, 1, id_images).round(1).astype(np.float32),
-        "ood_scores": generator.normal(shift, 1, ood_images).round(1).astype(np.float32),
-        "id_predictions": np.where(generator.random(id_images) < 0.8, labels, (labels + 1) % 3),
-        "id_labels": labels,
-    }
-
-
-def build_record(**changes: Any) -> dict[str, Any]:
-    record = {
-        "schema_version": 1,
-        "suite": "tiny",
-        "suite_sha256": "0" * 64,
-        "date": "2026-11-21T16:00:00+00:00",
-        "model": {
-            "id": "org/model",
-            "revision": None,
-            "class": "CLIPModel",
-            "weights_sha256": "1" * 64,
-            "config_sha256": "5" * 64,
-            "image_processor_sha256": None,
-        },
-        "method": "mcm",
-        "settings": {"temperature": 1.0},
-        "templates": ["a photo of a {}."],
-        "no_templates": None,
-        "labels": {"count": 3, "sha256": "2" * 64},
-        "seed": 0,
-        "id_set": {"name": "ID", "images": 80, "unreadable": 0, "sha256": "3" * 64},
-        "fit_set": None,
-        "set": {"name": "Far away", "group": "far", "images": 50, "unreadable": 0, "sha256": "4" * 64, "note": ""},
-        "convention": {"fpr_positive": "id", "fpr_rule": "exact", "tpr": 0.95, "aupr_rule": "average_precision"},
-        "metrics": {"auroc": {"value": 0.75, "low": 0.7, "high": 0.8}},
-        "bootstrap": None,
-        "scores": None,
-        "versions": {},
-    }
-    return record | changes
-
-
-def build_evaluation(
-    record: dict[str, Any], scores: dict[str, np.ndarray], ood_labels: list[int] | None = None
-) -> Evaluation:
-    return Evaluation(
-        record=record,
-        **scores,
-        ood_predictions=np.zeros(len(scores["ood_scores"]), dtype=np.int64),
-        id_rows=np.arange(len(scores["id_scores"])),
-        ood_rows=np.arange(len(scores["ood_scores"])),
-        id_set=None,  # type: ignore[arg-type]
-        ood_set=SimpleNamespace(labels=ood_labels),  # type: ignore[arg-type]
-        labels=["a", "b", "c"],
-    )
+Build = Callable[..., Any]
 
 
 # Metrics
 
 
 @pytest.mark.parametrize("name", METRICS)
-def test_intervals_are_those_of_the_bootstrap_of_each_metric(name: str) -> None:
+def test_intervals_are_those_of_the_bootstrap_of_each_metric(name: str, draw: Build) -> None:
     """Sharing the draws changes no digit."""
     scores = draw()
     metric = METRICS[name]
@@ -145,7 +87,7 @@ def test_looking_only_where_runs_of_scores_end_changes_nothing(
             assert ends == pytest.approx([expected.low, expected.high], rel=1e-12, abs=1e-12), name
 
 
-def test_shared_draws_change_no_digit() -> None:
+def test_shared_draws_change_no_digit(draw: Build) -> None:
     draws = Draws()
     for seed in (0, 1, 0):
         for ood_images in (50, 20):
@@ -172,25 +114,25 @@ def test_draws_are_made_once_as_long_as_there_is_room() -> None:
     assert (other[0] != first).any()
 
 
-def test_id_metrics_need_no_other_set() -> None:
+def test_id_metrics_need_no_other_set(draw: Build) -> None:
     scores = draw()
     found = measure(ID_METRICS, scores["id_scores"], None, scores["id_predictions"], scores["id_labels"], resamples=20)
     assert set(found) == {"id_accuracy", "aurc"}
     assert found == measure(ID_METRICS, **scores, resamples=20)
 
 
-def test_without_resamples_there_are_no_intervals() -> None:
+def test_without_resamples_there_are_no_intervals(draw: Build) -> None:
     found = measure(["auroc"], **draw(), resamples=0)
     assert found["auroc"]["low"] is None and found["auroc"]["high"] is None
 
 
 @pytest.mark.parametrize(("name", "value"), [("resamples", -1), ("seed", -1), ("resamples", True)])
-def test_numbers_of_the_bootstrap_are_checked(name: str, value: int) -> None:
+def test_numbers_of_the_bootstrap_are_checked(name: str, value: int, draw: Build) -> None:
     with pytest.raises(ValueError, match=f"`{name}` must be a whole number of at least 0, got {value}"):
         measure(["auroc"], **draw(), **{name: value})
 
 
-def test_scores_with_nan_are_refused() -> None:
+def test_scores_with_nan_are_refused(draw: Build) -> None:
     scores = draw()
     scores["id_scores"][3] = np.nan
     with pytest.raises(ValueError, match="NaN in 1 of 80 scores"):
@@ -200,17 +142,22 @@ def test_scores_with_nan_are_refused() -> None:
 # Averages
 
 
-def evaluations(*sets: tuple[str, str, dict[str, np.ndarray]], **changes: Any) -> list[Evaluation]:
-    return [
-        build_evaluation(build_record(set=describe(name, group), **changes), scores) for name, group, scores in sets
-    ]
+@pytest.fixture
+def evaluations(build_record: Build, build_evaluation: Build) -> Build:
+    def evaluations(*sets: tuple[str, str, dict[str, np.ndarray]], **changes: Any) -> list[Evaluation]:
+        return [
+            build_evaluation(build_record(set=describe(name, group), **changes), scores)
+            for name, group, scores in sets
+        ]
+
+    return evaluations
 
 
 def describe(name: str, group: str) -> dict[str, Any]:
     return {"name": name, "group": group, "images": 50, "unreadable": 0, "sha256": name, "note": ""}
 
 
-def test_averages_draw_the_id_images_once_and_each_set_by_itself() -> None:
+def test_averages_draw_the_id_images_once_and_each_set_by_itself(draw: Build, evaluations: Build) -> None:
     one, two = draw(0), draw(0)
     two["ood_scores"] = draw(5, ood_images=50)["ood_scores"]
     (entry,) = average_intervals(evaluations(("B", "far", two), ("A", "far", one)), ["auroc"], resamples=200)
@@ -236,14 +183,14 @@ def test_averages_draw_the_id_images_once_and_each_set_by_itself() -> None:
     assert entry["bootstrap"] == {"resamples": 200, "confidence": 0.95, "seed": 0}
 
 
-def test_the_order_of_the_sets_does_not_change_an_average() -> None:
+def test_the_order_of_the_sets_does_not_change_an_average(draw: Build, evaluations: Build) -> None:
     sets = [(name, "near", draw(seed)) for seed, name in enumerate("abc")]
     assert average_intervals(evaluations(*sets), resamples=20) == average_intervals(
         evaluations(*sets[::-1]), resamples=20
     )
 
 
-def test_averages_are_of_one_row_and_group() -> None:
+def test_averages_are_of_one_row_and_group(draw: Build, evaluations: Build) -> None:
     sets = [("a", "near", draw(1)), ("b", "near", draw(2)), ("c", "far", draw(3))]
     shifted = [("d", SHIFT, draw(4)), ("e", SHIFT, draw(5))]
     every = evaluations(*sets, *shifted) + evaluations(*sets, method="atd") + evaluations(*sets, seed=1)
@@ -260,7 +207,7 @@ def test_averages_are_of_one_row_and_group() -> None:
         average_intervals(every, resamples=-1)
 
 
-def test_averages_survive_the_disk(tmp_path: Path) -> None:
+def test_averages_survive_the_disk(tmp_path: Path, draw: Build, evaluations: Build) -> None:
     averages = average_intervals(evaluations(("a", "near", draw(1)), ("b", "near", draw(2))), resamples=9)
     path = tmp_path / "averages.json"
     write_averages(path, averages)
@@ -289,7 +236,7 @@ def test_other_files_are_no_averages(tmp_path: Path, content: str, message: str)
 # Records
 
 
-def test_records_survive_the_disk(tmp_path: Path) -> None:
+def test_records_survive_the_disk(tmp_path: Path, build_record: Build) -> None:
     records = [build_record(), build_record(method="atd", suite="line\u2028separator \n Ä")]
     write_records(tmp_path / "results.jsonl", records)
     assert read_records(tmp_path / "results.jsonl") == records
@@ -297,7 +244,7 @@ def test_records_survive_the_disk(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["results.jsonl"]
 
 
-def test_records_with_nan_are_not_written(tmp_path: Path) -> None:
+def test_records_with_nan_are_not_written(tmp_path: Path, build_record: Build) -> None:
     bad = build_record(metrics={"auroc": {"value": float("nan"), "low": None, "high": None}})
     with pytest.raises(ValueError, match="Record 1 \\(mcm on Far away\\) has a number that is not finite"):
         write_records(tmp_path / "results.jsonl", [build_record(), bad])
@@ -324,7 +271,9 @@ def test_records_with_nan_are_not_written(tmp_path: Path) -> None:
         (lambda line: "", "Line 1 of .* lacks `method`"),
     ],
 )
-def test_bad_lines_are_refused_by_their_number(tmp_path: Path, edit: Callable[[str], str], message: str) -> None:
+def test_bad_lines_are_refused_by_their_number(
+    tmp_path: Path, edit: Callable[[str], str], message: str, build_record: Build
+) -> None:
     file = tmp_path / "results.jsonl"
     lines = [json.dumps(build_record()), edit(json.dumps(build_record()))]
     if not lines[1]:
@@ -341,7 +290,7 @@ def test_files_without_records_are_refused(tmp_path: Path, content: bytes, messa
         read_records(tmp_path / "results.jsonl")
 
 
-def test_the_folder_of_records_is_enough(tmp_path: Path) -> None:
+def test_the_folder_of_records_is_enough(tmp_path: Path, build_record: Build) -> None:
     write_records(tmp_path / "results.jsonl", [build_record()])
     assert read_records(tmp_path) == [build_record()]
     (tmp_path / "other").mkdir()
@@ -354,7 +303,7 @@ def test_the_folder_of_records_is_enough(tmp_path: Path) -> None:
 # Scores
 
 
-def test_scores_survive_the_disk(tmp_path: Path) -> None:
+def test_scores_survive_the_disk(tmp_path: Path, draw: Build, build_record: Build, build_evaluation: Build) -> None:
     scores = draw()
     evaluation = build_evaluation(build_record(), scores)
     saved = save_scores(evaluation, tmp_path)
@@ -368,20 +317,30 @@ def test_scores_survive_the_disk(tmp_path: Path) -> None:
         assert found[name].dtype == values.dtype
 
 
-def test_labels_of_shifted_images_are_kept(tmp_path: Path) -> None:
+def test_labels_of_shifted_images_are_kept(
+    tmp_path: Path, draw: Build, build_record: Build, build_evaluation: Build
+) -> None:
     labels = np.random.default_rng(0).integers(0, 3, 50)
     saved = save_scores(build_evaluation(build_record(), draw(), labels.tolist()), tmp_path)
     np.testing.assert_array_equal(load_scores(build_record(scores=saved), tmp_path)["ood_labels"], labels)
 
 
-def test_every_evaluation_has_a_file_of_its_own(tmp_path: Path) -> None:
+def test_every_evaluation_has_a_file_of_its_own(
+    tmp_path: Path, draw: Build, build_record: Build, build_evaluation: Build
+) -> None:
     model = {"id": "org/model", "weights_sha256": "other"}
     records = [build_record(), build_record(method="atd"), build_record(seed=1), build_record(model=model)]
+    mined = {"count": 3, "sha256": "7" * 64, "settings": {"corpus": "wordnet"}, "report": {}}
+    records += [build_record(negatives=mined), build_record(negatives={**mined, "sha256": "8" * 64})]
     files = {save_scores(build_evaluation(record, draw()), tmp_path)["file"] for record in records}
-    assert len(files) == len(list((tmp_path / "scores").iterdir())) == 4
+    assert len(files) == len(list((tmp_path / "scores").iterdir())) == 6
+    # Where there are none, the name is that of a record of earlier versions.
+    assert save_scores(build_evaluation(build_record(negatives=None), draw()), tmp_path)["file"] in files
 
 
-def test_scores_that_were_changed_are_refused(tmp_path: Path) -> None:
+def test_scores_that_were_changed_are_refused(
+    tmp_path: Path, draw: Build, build_record: Build, build_evaluation: Build
+) -> None:
     record = build_record(scores=save_scores(build_evaluation(build_record(), draw()), tmp_path))
     file = tmp_path / record["scores"]["file"]
     content = bytearray(file.read_bytes())

@@ -461,6 +461,35 @@ def test_features(root: Path) -> None:
         np.testing.assert_allclose(data.text_bank[label], text / np.linalg.norm(text), rtol=1e-6)
 
 
+def test_names_beside_the_labels_are_candidates_for_negative_labels(root: Path) -> None:
+    def change(own: dict[str, Any]) -> None:
+        own["negatives"] = {"corpus": "text_features", "fraction": 0.5}
+
+    names = np.array(["dog", "boat", "tabby", "owl", "lamp_post"])
+    # What is renamed to a label is one, and no candidate under its old name.
+    found = load_features(root, change, text_names=names).negatives
+    assert found is not None
+    assert (sorted(found["corpus"]), found["fraction"]) == (["boat", "lamp_post"], 0.5)
+    with pytest.raises(ValueError, match="negative labels of the suite pets cannot be mined: all names of its"):
+        load_features(root, change)
+
+
+def test_a_corpus_is_a_name_or_a_file_below_the_data_root(root: Path) -> None:
+    def load(**negatives: Any) -> dict[str, Any] | None:
+        return load_suite_data(suite(negatives=negatives), root).negatives
+
+    assert load_suite_data(suite(), root).negatives is None
+    assert load(corpus="csp", quantile=1) == {"corpus": "csp", "quantile": 1.0}
+    assert load(fraction=0.2) == {"fraction": 0.2}
+    (root / "lists").mkdir()
+    (root / "lists" / "names.txt").write_text("jellyfish\nparachute\n")
+    assert load(corpus="lists/names.txt") == {"corpus": str(root / "lists" / "names.txt")}
+    with pytest.raises(
+        FileNotFoundError, match="negative labels of the suite .* There is no file lists/name.txt. The"
+    ):
+        load(corpus="lists/name.txt")
+
+
 def test_features_with_names_pixels_and_rows(root: Path) -> None:
     def change(own: dict[str, Any]) -> None:
         own["id"]["source"].update(label_names="id_names", pixels="pixels", rows="1::2")

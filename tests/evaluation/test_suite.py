@@ -11,7 +11,17 @@ from typing import Any
 
 import pytest
 
-from clipn_hf.evaluation.suite import ImageSet, Source, SuiteLabels, load_suite, read_names, ready_suites
+from clipn_hf import negatives
+from clipn_hf.evaluation.suite import (
+    CORPORA,
+    FILTERS,
+    ImageSet,
+    Source,
+    SuiteLabels,
+    load_suite,
+    read_names,
+    ready_suites,
+)
 
 SUITE: dict[str, Any] = {
     "name": "pets",
@@ -65,6 +75,15 @@ ood:
 seeds: [0, 3]
 methods: [mcm]
 models: [org/model]
+negatives:
+  corpus: names.txt
+  quantile: 1
+  fraction: 0.3
+  filters: [id_names, hyponyms]
+  max_similarity: 0.9
+  max_candidates: 1000
+  seed: 2
+  adjective_templates: ["a {} thing"]
 """,
         encoding="utf-8",
     )
@@ -91,6 +110,10 @@ models: [org/model]
     assert (near.group, near.complement, near.note) == ("near", True, "Beware.")
     assert (far.group, far.only, far.only_labels) == ("far", None, True)
     assert [one.name for one in suite.sets] == ["Pets", "Training", "Sketches", "Others", "Textures"]
+    assert suite.negatives == {
+        "corpus": "names.txt", "quantile": 1.0, "fraction": 0.3, "filters": ("id_names", "hyponyms"),
+        "max_similarity": 0.9, "max_candidates": 1000, "seed": 2, "adjective_templates": ("a {} thing",),
+    }  # fmt: skip
     assert len(suite.sha256) == 64
 
 
@@ -101,6 +124,15 @@ def test_defaults() -> None:
     assert (suite.fit, suite.covariate_shift, suite.templates, suite.methods, suite.models) == (None, (), *[None] * 3)
     # A key without a value is as good as none, which allows to comment out what stands under it.
     assert load_suite({**SUITE, "fit": None, "methods": None}).methods is None
+    assert suite.negatives is None
+    assert load_suite({**SUITE, "negatives": {"corpus": "csp", "filters": None}}).negatives == {"corpus": "csp"}
+    # Settings alone go before those of the methods.
+    assert load_suite({**SUITE, "negatives": {"fraction": 0.5}}).negatives == {"fraction": 0.5}
+
+
+def test_names_of_corpora_and_filters_are_those_of_the_library() -> None:
+    assert tuple(negatives.CORPORA) == CORPORA
+    assert tuple(negatives.FILTERS) == FILTERS
 
 
 def test_digest_tells_suites_apart(tmp_path: Path) -> None:
@@ -203,6 +235,46 @@ def test_digest_tells_suites_apart(tmp_path: Path) -> None:
             "`fit` has both `limit` and `per_class`",
         ),
         (lambda s: s.update(text_features=FEATURES["text_features"]), "`text_features` are for sets with a source"),
+        (lambda s: s.update(negatives="wordnet"), "`negatives` must be a mapping of keys to values, got 'wordnet'"),
+        (
+            lambda s: s.update(negatives={"corpora": "wordnet"}),
+            r"The key `negatives.corpora` is not known. Did you mean `corpus`\? The keys in `negatives` are `corpus`",
+        ),
+        (
+            lambda s: s.update(negatives={"corpus": "wordnet-noun"}),
+            r"`negatives.corpus` must be one of wordnet, .* ending such as .txt, got 'wordnet-noun'. Did you mean "
+            r"`wordnet-nouns`\?",
+        ),
+        (lambda s: s.update(negatives={"corpus": 3}), "`negatives.corpus` must be a text, got 3"),
+        (
+            lambda s: s.update(negatives={"corpus": "text_features"}),
+            "`negatives.corpus` is `text_features`, which only suites of `features` have; give one of wordnet, ",
+        ),
+        (
+            lambda s: s.update(negatives={"quantile": 1.5}),
+            "`negatives.quantile` must be a number from 0 to 1, got 1.5",
+        ),
+        (lambda s: s.update(negatives={"quantile": True}), "`negatives.quantile` must be a number from 0 to 1, got"),
+        (lambda s: s.update(negatives={"fraction": 0}), "`negatives.fraction` must be above 0"),
+        (lambda s: s.update(negatives={"fraction": "0.1"}), "`negatives.fraction` must be a number from 0 to 1, got"),
+        (
+            lambda s: s.update(negatives={"max_similarity": -2}),
+            "`negatives.max_similarity` must be a number from -1 to 1, got -2",
+        ),
+        (lambda s: s.update(negatives={"max_candidates": 0}), "`negatives.max_candidates` must be a positive integer"),
+        (
+            lambda s: s.update(negatives={"seed": -1}),
+            "`negatives.seed` must be an integer that is not negative, got -1",
+        ),
+        (lambda s: s.update(negatives={"filters": "id_names"}), "`negatives.filters` must be a list of at least one"),
+        (
+            lambda s: s.update(negatives={"filters": ["id_names", "hyponym"]}),
+            r"`negatives.filters\[1\]` must be one of id_names, .*, got 'hyponym'. Did you mean `hyponyms`\?",
+        ),
+        (
+            lambda s: s.update(negatives={"adjective_templates": ["a photo"]}),
+            r"`negatives.adjective_templates\[0\]` must contain `{}` exactly once",
+        ),
     ],
 )
 def test_mistakes_are_named(change: Callable[[dict[str, Any]], object], message: str) -> None:
@@ -220,6 +292,7 @@ def test_mistakes_are_named(change: Callable[[dict[str, Any]], object], message:
         (lambda s: s.update(fit={"per_clas": 3}), "`fit.per_clas` is not known"),
         (lambda s: s.update(labels={"form": "id"}), "`labels.form` is not known"),
         (lambda s: s.update(text_features={"pth": "x"}), "`text_features.pth` is not known"),
+        (lambda s: s.update(negatives={"filter": ["x"]}), "`negatives.filter` is not known. Did you mean `filters`"),
         (
             lambda s: s.update(text_features={"banks": [{"nams": "x"}]}),
             r"`text_features.banks\[0\].nams` is not known",
@@ -249,6 +322,12 @@ def test_unknown_keys_come_before_missing_ones(change: Callable[[dict[str, Any]]
         (lambda s: s["id"]["source"].update(rows="3"), "`id.source.rows` must be a slice in quotes"),
         (lambda s: s["id"]["source"].update(rows="::0"), "`id.source.rows` must be a slice in quotes"),
         (lambda s: s["text_features"].update(logit_scale=0), "`text_features.logit_scale` must be a positive number"),
+        (lambda s: s.update(negatives={"fraction": 0.5}), "`negatives.corpus` is missing; .* are `text_features`"),
+        (
+            lambda s: s.update(negatives={"corpus": "text_features", "adjective_templates": ["{}"]}),
+            "`negatives.adjective_templates` has no effect on `features`",
+        ),
+        (lambda s: s["text_features"].update(logit_bias="x"), "`text_features.logit_bias` must be a finite number"),
         (lambda s: s["text_features"].update(banks=[]), "`text_features.banks` must be a list of at least one item"),
         (
             lambda s: s["text_features"]["banks"][0].update(template="a"),

@@ -5,6 +5,7 @@
 import copy
 import csv
 import io
+import json
 import re
 import statistics
 from typing import Any
@@ -333,6 +334,29 @@ def test_csv_is_long_and_not_rounded(result: Any) -> None:
     assert by_place[CLIP, "mcm", "MNIST", "fpr95"]["fpr_positive"] == "id"
     assert by_place[CLIP, "mcm", "MNIST", "auroc"]["fpr_positive"] == ""
     assert (fpr["unreadable"], fpr["excluded"], fpr["expected"]) == ("3", "7", "10000")
+
+
+def test_negative_labels_are_in_notes_rows_and_csv(make_result: Any) -> None:
+    made = make_result(models=[CLIP], methods=["mcm", "neglabel"], pixels=False)
+    settings = {"corpus": "wordnet", "fraction": 0.15}
+    records = [
+        {**record, "negatives": {"count": 17044, "sha256": "7" * 64, "settings": settings, "report": {}}}
+        if record["method"] == "neglabel"
+        else record
+        for record in made.records
+    ]
+    assert "Negative labels: 17,044 for neglabel (corpus wordnet)." in markdown_table(records)
+    assert "Negative labels" not in markdown_table(made.records)
+    by_method = {line["method"]: line["negatives"] for line in csv.DictReader(io.StringIO(csv_table(records)))}
+    assert by_method["mcm"] == "" and json.loads(by_method["neglabel"])["count"] == 17044
+    # Records of earlier versions, which have no such entry, are of the same rows as those that have none.
+    assert row_key({**made.records[0], "negatives": None}) == row_key(made.records[0])
+    # Other counts are other labels; other settings are another row.
+    neglabel = records[-1]
+    fewer = {**neglabel, "negatives": {**neglabel["negatives"], "count": 3, "sha256": "8" * 64}}
+    assert row_key(fewer) == row_key(neglabel)
+    other = {**neglabel, "negatives": {**neglabel["negatives"], "settings": {**settings, "fraction": 0.3}}}
+    assert row_key(other) != row_key(neglabel)
 
 
 def test_latex_has_rules_groups_and_bold(result: Any) -> None:

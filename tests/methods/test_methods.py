@@ -3,9 +3,12 @@
 """Every row of the table through the same battery: a new one needs no change here."""
 
 import inspect
+import itertools
 import re
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -19,6 +22,7 @@ from clipn_hf import scores
 from clipn_hf.methods import METHODS, NEEDS, Method, MethodInputs, TrainingInputs, get_method, method_inputs
 
 DIM = 8
+NEGATIVES = 250
 PAPER = re.compile(r"\d{4}\.\d{4,5}")
 
 
@@ -80,14 +84,42 @@ def inputs(
     similarity, no_similarity = (2 * torch.rand(2, batch, classes, generator=generator) - 1).to(dtype)
     images = normalize(torch.randn(batch, DIM, generator=generator), dim=1).to(dtype)
     state = fit(method, training(classes), **settings)
-    return MethodInputs(similarity, 10 * similarity, 10 * no_similarity, images, state)
+    negatives = normalize(torch.randn(NEGATIVES, DIM, generator=generator), dim=1)
+    return MethodInputs(
+        similarity,
+        10 * similarity,
+        10 * no_similarity if "no" in method.needs else None,
+        images,
+        state,
+        negatives if "negatives" in method.needs else None,
+        Pairs(negatives) if "text_encoder" in method.needs else None,
+    )
+
+
+class Pairs:
+    """Stands in for a text encoder: the text of a pair lies between a random label and the negative label."""
+
+    def __init__(self, negatives: Tensor, labels: int = 10) -> None:
+        self.negatives = negatives
+        self.labels = normalize(torch.randn(labels, DIM, generator=torch.Generator().manual_seed(2)), dim=1)
+        self.calls: list[Tensor] = []
+
+    def __call__(self, pairs: Tensor) -> Tensor:
+        assert pairs.dtype == torch.int64
+        assert pairs.ndim == 2
+        assert pairs.shape[1] == 2
+        self.calls.append(pairs)
+        return normalize(self.labels[pairs[:, 0]] + self.negatives[pairs[:, 1]], dim=1)
 
 
 def part(whole: MethodInputs, rows: slice) -> MethodInputs:
-    assert whole.no_logits is not None
     assert whole.image_embeddings is not None
-    return MethodInputs(
-        whole.similarity[rows], whole.logits[rows], whole.no_logits[rows], whole.image_embeddings[rows], whole.state
+    return replace(
+        whole,
+        similarity=whole.similarity[rows],
+        logits=whole.logits[rows],
+        no_logits=None if whole.no_logits is None else whole.no_logits[rows],
+        image_embeddings=whole.image_embeddings[rows],
     )
 
 
@@ -100,7 +132,9 @@ def other_value(method: Method, name: str) -> Any:
         return next(value for value in get_args(parameter.annotation) if value != parameter.default)
     if isinstance(parameter.default, bool):
         return not parameter.default
-    return 0.75 if parameter.default is None else 2 * parameter.default
+    if parameter.default is None:
+        return 3 if int in get_args(parameter.annotation) else 0.75
+    return 2 * parameter.default or 1
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -118,13 +152,15 @@ def test_contract(method: Method) -> None:
     assert method.needs <= NEEDS.keys()
     assert (method.fit is not None) == ("training" in method.needs)
     assert "training" in method.needs or "training_labels" not in method.needs
+    assert "negatives" in method.needs or not method.mining
+    assert all(template.count("{}") == 1 for template in method.templates)
     assert method.min_labels >= 1
     if method.text_contrast is not None:
         assert 0 < method.text_contrast < 1
         assert method.is_ood is None
         # Texts tell nothing of a score that changes with all cosines together.
         given = inputs(method)
-        shifted = MethodInputs(given.similarity + 0.1, given.logits + 1, None, given.image_embeddings, given.state)
+        shifted = replace(given, similarity=given.similarity + 0.1, logits=given.logits + 1)
         torch.testing.assert_close(score(method, shifted), score(method, given))
     # A setting that both functions take is one setting.
     for name, default in method.settings.items():
@@ -168,12 +204,35 @@ def test_decision_is_one_bool_per_image(method: Method) -> None:
 @every_method
 def test_score_reads_only_what_the_method_needs(method: Method) -> None:
     given = inputs(method)
-    if "no" not in method.needs:
-        given = MethodInputs(given.similarity, given.logits, None, given.image_embeddings, given.state)
     expected = score(method, given)
     if not method.uses_text:
-        shuffled = MethodInputs(-given.similarity, -given.logits, None, given.image_embeddings, given.state)
+        shuffled = replace(given, similarity=-given.similarity, logits=-given.logits)
         assert torch.equal(score(method, shuffled), expected)
+
+
+@every_method
+def test_what_is_given_stays_as_it_is(method: Method) -> None:
+    given = inputs(method)
+    tensors = [value for value in vars(given).values() if isinstance(value, Tensor)]
+    before = [tensor.clone() for tensor in tensors]
+    score(method, given)
+    assert all(torch.equal(tensor, copy) for tensor, copy in zip(tensors, before, strict=True))
+
+
+@every_method
+def test_further_texts_are_asked_for_once(method: Method) -> None:
+    """All that a batch needs, each of them one time only."""
+    given = inputs(method)
+    if not isinstance(given.embed_pairs, Pairs):
+        pytest.skip("needs no further texts")
+    score(method, part(given, slice(0, 0)))
+    assert given.embed_pairs.calls == []
+    # Images that look the same have all their texts in common.
+    assert given.image_embeddings is not None
+    score(method, replace(given, image_embeddings=given.image_embeddings[:1].repeat(6, 1)))
+    (pairs,) = given.embed_pairs.calls
+    assert 0 < len(pairs.unique(dim=0)) == len(pairs)
+    assert ((pairs >= 0) & (pairs < torch.tensor([4, NEGATIVES]))).all()
 
 
 @every_method
@@ -187,9 +246,18 @@ def test_fewest_labels(method: Method) -> None:
 
 @every_method
 def test_values_that_are_not_finite_are_refused(method: Method) -> None:
-    damaged, images = torch.full((6, 4), float("nan")), torch.full((6, DIM), float("nan"))
+    given = inputs(method)
+    fields = ("similarity", "logits", "no_logits", "image_embeddings", "negative_embeddings")
+    damaged = {
+        name: torch.full_like(getattr(given, name), float("nan"))
+        for name in fields
+        if getattr(given, name) is not None
+    }
     with pytest.raises(ValueError, match="NaN"):
-        score(method, MethodInputs(damaged, damaged, damaged, images, fit(method)))
+        score(method, replace(given, **damaged))
+    if "negatives" in method.needs:
+        with pytest.raises(ValueError, match="`negative_embeddings` has NaN"):
+            score(method, replace(given, negative_embeddings=damaged["negative_embeddings"]))
 
 
 @every_method
@@ -226,8 +294,7 @@ def test_what_is_learnt_can_be_saved(method: Method, tmp_path: Path) -> None:
         assert not tensor.requires_grad
     save_file(dict(given.state), tmp_path / "state.safetensors")
     loaded = {name: tensor.clone() for name, tensor in load_file(tmp_path / "state.safetensors").items()}
-    again = MethodInputs(given.similarity, given.logits, given.no_logits, given.image_embeddings, loaded)
-    assert torch.equal(score(method, again), score(method, given))
+    assert torch.equal(score(method, replace(given, state=loaded)), score(method, given))
 
 
 @every_method
@@ -246,9 +313,8 @@ def test_what_is_learnt_depends_on_the_images_alone(method: Method) -> None:
     shuffled = TrainingInputs(given.image_embeddings[order], given.labels[order], given.num_classes)
     for other in (fit(method, shuffled), again):
         given.image_embeddings.zero_()
-        whole = inputs(method)
-        found = MethodInputs(whole.similarity, whole.logits, whole.no_logits, whole.image_embeddings, other)
-        torch.testing.assert_close(score(method, found), expected, rtol=1e-4, atol=1e-5)
+        found = score(method, replace(inputs(method), state=other))
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
 @every_method
@@ -268,37 +334,124 @@ def test_bad_training_data_is_refused(method: Method) -> None:
             fit(method, TrainingInputs(given.image_embeddings, given.labels, 5))
 
 
+def public_scores() -> dict[str, Callable[..., Any]]:
+    """The functions of `clipn_hf.scores`."""
+    return {name: getattr(scores, name) for name in scores.__all__ if inspect.isfunction(getattr(scores, name))}
+
+
+Call = tuple[str, dict[str, Any], Any]
+
+
+def watch(monkeypatch: pytest.MonkeyPatch) -> list[Call]:
+    """Note every call of a function of `clipn_hf.scores`: its name, its arguments, what it returned."""
+    calls: list[Call] = []
+    for name, function in public_scores().items():
+
+        def watched(*args: Any, _name: str = name, _function: Callable[..., Any] = function, **kwargs: Any) -> Any:
+            arguments = inspect.signature(_function).bind(*args, **kwargs).arguments
+            calls.append((_name, arguments, _function(*args, **kwargs)))
+            return calls[-1][2]
+
+        monkeypatch.setattr(scores, name, watched)
+    return calls
+
+
 @pytest.mark.parametrize("name", METHODS)
-def test_score_and_decision_are_the_functions_of_that_name(name: str) -> None:
-    """Of `clipn_hf.scores`, whose parameters say which of the inputs they take."""
-    method, function = METHODS[name], getattr(scores, name)
-    parameters = inspect.signature(function).parameters
+def test_score_and_decision_come_from_the_scores(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From `clipn_hf.scores`, whose functions get inputs and settings as they are."""
+    method = METHODS[name]
     changed = {name: other_value(method, name) for name in method.settings}
     given = inputs(method, **changed)
-    known = {
-        "similarity": given.similarity,
-        "logits": given.logits,
-        "no_logits": given.no_logits,
-        "features": given.image_embeddings,
-        **given.state,
-    }
-    if given.state.keys() == set(scores.Gaussians._fields):
-        known["gaussians"] = scores.Gaussians(**given.state)
     settings = method.settings_of(method.score, changed)
-    assert settings.keys() <= parameters.keys() <= known.keys() | settings.keys()
-    arguments = {name: value for name, value in known.items() if name in parameters}
-    assert arguments
-    assert torch.equal(score(method, given, **changed), function(**arguments, **settings))
-    rule = getattr(scores, f"{name}_is_ood", None)
-    assert (rule is None) == (method.is_ood is None)
-    if method.is_ood is not None and rule is not None:
-        assert torch.equal(method.is_ood(given), rule(**arguments))
+    known = [*vars(given).values(), *given.state.values()]
+    calls = watch(monkeypatch)
+    found = score(method, given, **changed)
+    assert calls
+    for _, arguments, _ in calls:
+        for setting in settings.keys() & arguments.keys():
+            assert arguments[setting] == settings[setting]
+    names = [function for function, _, _ in calls]
+    # No score is computed twice, and where one is called as the method is, it takes part.
+    assert len(names) == len(set(names))
+    assert name not in public_scores() or name in {one.removesuffix("_from_embeddings") for one in names}
+    if len(calls) == 1:
+        ((function, arguments, returned),) = calls
+        assert found is returned
+        assert settings.keys() <= arguments.keys()
+        for value in arguments.values():
+            tensors = value if isinstance(value, tuple) else (value,)
+            assert all(not isinstance(one, Tensor) or any(one is other for other in known) for one in tensors)
+        rule = f"{function}_is_ood"
+        assert (rule in public_scores()) == (method.is_ood is not None)
+        calls.clear()
+        if method.is_ood is not None:
+            decision = method.is_ood(given)
+            assert [(name, returned is decision) for name, _, returned in calls] == [(rule, True)]
 
 
-def test_every_score_is_a_method() -> None:
-    functions = {name for name in scores.__all__ if inspect.isfunction(getattr(scores, name))}
-    helpers = {name for name in functions if name.endswith(("_is_ood", "_probabilities")) or name.startswith("fit_")}
-    assert set(METHODS) == functions - helpers
+def test_every_score_belongs_to_a_method(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = watch(monkeypatch)
+    for method in METHODS.values():
+        score(method, inputs(method))
+        if method.is_ood is not None:
+            method.is_ood(inputs(method))
+    used = {name for name, _, _ in calls}
+    # A score from embeddings is the one from cosines in less memory.
+    used |= {name.removesuffix("_from_embeddings") for name in used}
+    assert {name for name in public_scores() if not name.endswith("_probabilities")} == used
+
+
+def test_groups_grow_with_the_bank(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless the user says how many: 100 negative labels make a group, and 100 groups are enough."""
+    method = METHODS["neglabel"]
+    calls = watch(monkeypatch)
+    for negatives, num_groups in ((1, 1), (99, 1), (199, 1), (200, 2), (9_999, 99), (10_000, 100), (30_000, 100)):
+        bank = torch.ones(negatives, DIM)
+        score(method, replace(inputs(method), negative_embeddings=bank))
+        assert calls.pop()[1]["num_groups"] == num_groups
+    with pytest.raises(ValueError, match="got 2 groups for 1 negative labels"):
+        score(method, replace(inputs(method), negative_embeddings=bank[:1]), num_groups=2)
+
+
+@pytest.mark.parametrize(("num_pairs", "classes"), [(1, 4), (2, 4), (5, 4), (3, 1), (400, 4)])
+def test_multi_matching_of_the_best_labels_with_the_best_negatives(num_pairs: int, classes: int) -> None:
+    """Image by image, as the paper writes it."""
+    method, alone = METHODS["negrefine"], METHODS["neglabel"]
+    given = inputs(method, classes=classes)
+    assert given.image_embeddings is not None
+    assert given.negative_embeddings is not None
+    pairs = Pairs(given.negative_embeddings)
+    expected = []
+    for image, cosines in zip(given.image_embeddings.double(), given.similarity, strict=True):
+        negative_cosines = given.negative_embeddings.double() @ image
+        labels = cosines.argsort(descending=True)[:num_pairs].tolist()
+        negatives = negative_cosines.argsort(descending=True)[:num_pairs].tolist()
+        shares = []
+        for label, negative in itertools.product(labels, negatives):
+            together = pairs(torch.tensor([[label, negative]]))[0].double() @ image
+            shares.append(torch.stack([together, negative_cosines[negative]]).div(0.1).softmax(dim=0)[0])
+        expected.append(1 - torch.stack(shares).max())
+    settings = {"temperature": 0.1, "seed": 3, "num_groups": 4}
+    single = score(alone, given, **settings)
+    for weight in (0.0, 0.5, 2.0):
+        found = score(method, given, **settings, num_pairs=num_pairs, weight=weight)
+        torch.testing.assert_close(found.double(), single + weight * torch.stack(expected), rtol=1e-4, atol=1e-5)
+
+
+def test_bad_settings_of_multi_matching_are_refused() -> None:
+    method = METHODS["negrefine"]
+    for setting, value, error in (
+        ("weight", "2", TypeError),
+        ("weight", True, TypeError),
+        ("weight", -1.0, ValueError),
+        ("weight", float("nan"), ValueError),
+        ("weight", float("inf"), ValueError),
+        ("num_pairs", 2.0, TypeError),
+        ("num_pairs", True, TypeError),
+        ("num_pairs", 0, ValueError),
+    ):
+        with pytest.raises(error, match=f"^`{setting}` must .*, got .*{value}"):
+            score(method, inputs(method), **{setting: value})
 
 
 def test_inputs_are_cosines_and_logits() -> None:
@@ -312,6 +465,15 @@ def test_inputs_are_cosines_and_logits() -> None:
     torch.testing.assert_close(found.logits, 20 * cosines)
     torch.testing.assert_close(found.no_logits, 20 * no_cosines)
     assert method_inputs(images, text).no_logits is None
+    biased = method_inputs(images, text, no_text, 20.0, logit_bias=-12.5)
+    torch.testing.assert_close(biased.similarity, cosines)
+    torch.testing.assert_close(biased.logits, 20 * cosines - 12.5)
+    torch.testing.assert_close(biased.no_logits, 20 * no_cosines - 12.5)
+    assert found.negative_embeddings is None
+    assert found.embed_pairs is None
+    given = method_inputs(images, text, negative_embeddings=no_text, embed_pairs=torch.neg)
+    assert given.negative_embeddings is no_text
+    assert given.embed_pairs is torch.neg
     half = method_inputs(images.half(), text, logit_scale=20.0)
     assert half.logits.dtype == torch.float32
     torch.testing.assert_close(half.logits, 20 * cosines, rtol=0, atol=0.05)

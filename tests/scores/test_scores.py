@@ -21,7 +21,9 @@ from clipn_hf.scores import (
     ctw,
     ctw_is_ood,
     energy,
+    joint_energy,
     max_logit,
+    max_sigmoid,
     mcm,
     msp,
 )
@@ -29,7 +31,7 @@ from clipn_hf.scores import (
 DATA = Path(__file__).parents[1] / "data"
 
 Score = Callable[..., Tensor]
-ONE_MATRIX: list[Score] = [msp, max_logit, energy, mcm]
+ONE_MATRIX: list[Score] = [msp, max_logit, energy, mcm, max_sigmoid, joint_energy]
 TWO_MATRICES: list[Score] = [ctw, atd]
 DECISIONS: list[Score] = [ctw_is_ood, atd_is_ood]
 SOFTMAX: list[Score] = [msp, mcm]
@@ -45,6 +47,8 @@ def expected(score: Score, logits: Tensor, no_logits: Tensor) -> Tensor:
         mcm: 1 - probabilities.amax(dim=1),
         max_logit: -logits.amax(dim=1),
         energy: -logits.exp().sum(dim=1).log(),
+        max_sigmoid: 1 - (1 / (1 + (-logits).exp())).amax(dim=1),
+        joint_energy: -(1 + logits.exp()).log().sum(dim=1),
         ctw: no_probabilities[rows, logits.argmax(dim=1)],
         atd: 1 - ((1 - no_probabilities) * probabilities).sum(dim=1),
     }[score]
@@ -134,7 +138,7 @@ def test_any_temperature_stays_finite(score: Score, temperature: float) -> None:
     assert torch.isfinite(score(logits, temperature)).all()
 
 
-@pytest.mark.parametrize("score", SOFTMAX)
+@pytest.mark.parametrize("score", [*SOFTMAX, max_sigmoid])
 def test_near_certain_images_stay_apart(score: Score) -> None:
     """`1 - p` is 0 for both in float32, and equal scores cannot be ranked."""
     surer, sure = score(torch.tensor([[40.0, 0.0], [30.0, 0.0]]))
@@ -194,6 +198,15 @@ def test_decisions_agree_with_the_probabilities(pair: tuple[Tensor, Tensor]) -> 
     assert torch.equal(ctw_is_ood(logits, no_logits), no_probability > 0.5)
 
 
+def test_images_that_no_label_fits_stay_apart() -> None:
+    """The sigmoid models have logits far below 0; scores that are equal cannot be ranked."""
+    logits = torch.tensor([[-14.0, -15.0], [-14.5, -15.0], [-60.0, -61.0], [-60.5, -61.0]])
+    assert (joint_energy(logits).diff() > 0).all()
+    assert max_sigmoid(logits)[0] < max_sigmoid(logits)[1] < 1
+    best = torch.tensor([[3.0, -50.0, -50.0]])
+    torch.testing.assert_close(joint_energy(best), energy(torch.cat([best[:, :1], torch.zeros(1, 1)], dim=1)))
+
+
 def test_ties_are_not_ood() -> None:
     zeros = torch.zeros(1, 1)
     assert ctw(zeros, zeros).item() == atd(zeros, zeros).item() == 0.5
@@ -215,7 +228,7 @@ def test_mcm_is_msp_at_the_scale_of_the_logits() -> None:
     torch.testing.assert_close(mcm(similarity), msp(100 * similarity, temperature=100))
 
 
-@pytest.mark.parametrize("score", [max_logit, energy, *TWO_MATRICES, *DECISIONS])
+@pytest.mark.parametrize("score", [max_logit, energy, max_sigmoid, joint_energy, *TWO_MATRICES, *DECISIONS])
 def test_one_class_works(score: Score) -> None:
     assert score(*arguments(score, torch.tensor([[2.0], [-1.0]]), torch.tensor([[1.0], [3.0]]))).shape == (2,)
 
@@ -267,8 +280,8 @@ def test_bad_temperatures_are_refused(score: Score) -> None:
             score(torch.zeros(3, 2), temperature)
 
 
-@pytest.mark.parametrize("module", ["clipn_hf.scores.baselines", "clipn_hf.scores.clipn"])
+@pytest.mark.parametrize("module", ["baselines", "clipn", "neglabel", "sigmoid"])
 def test_examples_print_what_they_show(module: str) -> None:
-    results = doctest.testmod(importlib.import_module(module))
+    results = doctest.testmod(importlib.import_module(f"clipn_hf.scores.{module}"))
     assert results.attempted > 0
     assert results.failed == 0

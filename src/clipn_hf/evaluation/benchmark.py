@@ -3,16 +3,14 @@
 """Runs suites: every method of every model on every set, with one pass of the images through each model."""
 
 import contextlib
-import dataclasses
 import difflib
 import hashlib
 import importlib.metadata
-import json
 import os
 import platform
 import tempfile
 import warnings
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -22,28 +20,23 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-import yaml
-from huggingface_hub.repocard_data import eval_results_to_model_index
 from torch import Tensor
 from tqdm import tqdm
 from transformers.utils import logging
 
-from ..detector import OODDetector, unserved
+from ..detector import LabelScore, OODDetector
 from ..encoders import DualEncoder, PrecomputedEncoder
 from ..features import cached_class_embeddings, describe_skipped, extract_features
-from ..files import atomic_path
-from ..methods import METHODS, NEEDS, Method
-from .cards import model_index, write_eval_results
+from ..methods import METHODS, NEEDS, Method, Need
+from ..negatives import CORPORA, Corpus, load_corpus
+from ..negatives.corpus import Kind
 from .doctor import Finding, examine_images, examine_labels, format_findings
-from .figures import draw_heat_map, draw_histograms, draw_risk_coverage, draw_roc
-from .report import write_report
+from .output import REPORT_NAME, SuiteResult, write_output
 from .results import (
-    AVERAGES_NAME,
     CONFIDENCE,
     CONVENTION,
     ID_METRICS,
     OOD_METRICS,
-    RECORDS_NAME,
     SCHEMA_VERSION,
     SHIFT,
     SHIFT_METRICS,
@@ -54,55 +47,24 @@ from .results import (
     json_digest,
     measure,
     save_scores,
-    slug,
-    write_averages,
-    write_records,
 )
 from .sets import LoadedSet, SuiteData, load_suite_data
-from .suite import Suite, load_suite
-from .tables import csv_table, latex_table, markdown_table, metric_title, row_key
+from .suite import TEXT_FEATURES, Suite, load_suite
+from .tables import metric_title, row_key
 
 logger = logging.get_logger(__name__)
 
 Encoder = DualEncoder | PrecomputedEncoder
 _MODEL_TYPES = (str, os.PathLike, DualEncoder, PrecomputedEncoder, OODDetector)
 
-REPORT_NAME = "report.html"
 _VERSIONED = ("clipn_hf", "torch", "transformers", "numpy")
 _SEVERITIES = ("error", "warning", "note")
-_FITTED: frozenset[Any] = frozenset({"training", "training_labels"})
-# What an earlier run into the same folder may have left, for which a new run has nothing in its place.
-_OUTPUTS = (
-    *(RECORDS_NAME, AVERAGES_NAME, REPORT_NAME, "doctor.json", "tables.*", "model-index.yaml", "scores/*.safetensors"),
-    *(f"figures/{name}*.png" for name in ("heat-map-", "histograms-", "risk-coverage", "roc-")),
-    *(".eval_results/ood_detection_*.yaml", ".eval_results/*/ood_detection_*.yaml"),
-)
-
-
-@dataclass(frozen=True, eq=False)
-class SuiteResult:
-    """What running a suite gave.
-
-    Args:
-        suite ([`Suite`]): The suite.
-        evaluations (`list` of [`Evaluation`]):
-            One per model, seed, method and set, in the order of models, seeds, methods and sets that was asked for.
-        findings (`list` of [`Finding`]): What the doctor found, the gravest first.
-        skipped (`list[str]`): The methods that were left out, by what they lack: "atd, ctw (need …)".
-        averages (`list[dict]`, *optional*): Intervals of averages over sets, of a single seed, as
-            [`~clipn_hf.evaluation.results.average_intervals`] gives them.
-    """
-
-    suite: Suite
-    evaluations: list[Evaluation]
-    findings: list[Finding]
-    skipped: list[str]
-    averages: list[dict[str, Any]] = field(default_factory=list)
-
-    @property
-    def records(self) -> list[dict[str, Any]]:
-        """The records of the evaluations."""
-        return [evaluation.record for evaluation in self.evaluations]
+_FITTED: frozenset[Need] = frozenset({"training", "training_labels"})
+# With more texts to embed, the log says so before.
+_MANY_TEXTS = 10_000
+# Of how many images of a set, those that a method is most wrong about, it is found out what they look like.
+_EXPLAINED = 48
+_TOP_NEGATIVES = 3
 
 
 def evaluate_suite(
@@ -139,7 +101,9 @@ def evaluate_suite(
             default of `methods`. A suite of features has its own.
         methods (`Sequence[str]`, *optional*):
             Keys of `clipn_hf.methods.METHODS`; by default those of the suite, or else all. What a model or a suite
-            cannot serve is skipped, and said in the result.
+            cannot serve is skipped, and said in the result. Methods with negative labels mine them, by default of all
+            of WordNet, which takes a large model long the first time. Without `methods`, those that have a corpus of
+            their own are skipped in suites that name another one.
         data_root (`str` or `os.PathLike`, *optional*, defaults to `"."`): The folder that paths of the suite start at.
         seeds (`Sequence[int]`, *optional*): By default those of the suite.
         output (`str` or `os.PathLike`, *optional*):
@@ -201,9 +165,11 @@ def evaluate_suite(
     # What is lacking, and which methods of which models lack it.
     skipped: dict[str, dict[str, list[str]]] = {}
     with contextlib.ExitStack() as stack:
-        if not use_cache and len(seeds) > 1:
-            # Seeds share images, which are encoded once in any case.
-            cache_dir = stack.enter_context(tempfile.TemporaryDirectory(prefix="clipn-hf-features-"))
+        if not use_cache and (len(seeds) > 1 or any("negatives" in METHODS[name].needs for name in asked or METHODS)):
+            # Seeds share images, and methods the candidates for negative labels, which are encoded once in any case.
+            # Where files that are mapped into memory cannot be removed, they are left.
+            temporary = tempfile.TemporaryDirectory(prefix="clipn-hf-features-", ignore_cleanup_errors=True)
+            cache_dir = stack.enter_context(temporary)
             use_cache = True
         run = _Run(
             suite=suite,
@@ -233,11 +199,13 @@ def evaluate_suite(
                     _add_findings(findings, found if seed == seeds[0] else serious)
             description = _describe(encoder)
             for seed in seeds:
-                served, lacking = _select(names, encoder, detector, data[seed])
+                served, lacking = _select(names, encoder, detector, data[seed], is_asked=asked is not None)
                 for what, left_out in lacking.items():
                     own = skipped.setdefault(what, {}).setdefault(description["id"], [])
                     own += [name for name in left_out if name not in own]
                 if served:
+                    if seed == seeds[0]:
+                        run.announce_mining(encoder, detector, served, data[seed])
                     recalls[seed]()
                     evaluations += run.evaluate(encoder, description, detector, served, data[seed])
         listed = _list_skipped(skipped, name_models=len(models) > 1)
@@ -249,7 +217,7 @@ def evaluate_suite(
             averages = average_intervals(evaluations, resamples=resamples, draws=run.draws, **shown)
     result = SuiteResult(suite, evaluations, _by_severity(findings), listed, averages)
     if output is not None:
-        _write_output(Path(output), result, published, metrics)
+        write_output(Path(output), result, published, metrics)
     return result
 
 
@@ -284,6 +252,7 @@ class _Scored:
     embedded: _Embedded
     scores: npt.NDArray[np.float32]  # (readable,)
     predictions: npt.NDArray[np.int64]  # (readable,)
+    negatives: dict[int, list[LabelScore]]
 
 
 @dataclass(frozen=True)
@@ -324,15 +293,52 @@ class _Run:
         """
         if not isinstance(encoder, DualEncoder) or not self.features["use_cache"]:
             return lambda: None
-        if detector is not None:
-            templates = detector.templates, detector.no_templates
-        else:
-            templates = encoder.label_templates(data.suite.templates)
-        needs_no = any("no" in METHODS[name].needs for name in names)
-        embeddings = cached_class_embeddings(
-            encoder, data.labels, *templates, use_no_encoder=needs_no, cache_dir=self.features["cache_dir"]
+        # The templates that labels are put into, and whether for a "no" encoder, too.
+        wanted: dict[tuple[tuple[str, ...], tuple[str, ...]], bool] = {}
+        for method in (METHODS[name] for name in names):
+            if detector is not None:
+                templates = detector.templates, detector.no_templates
+            else:
+                templates = encoder.label_templates(_templates(encoder, method, data.suite))
+            key = tuple(templates[0]), tuple(templates[1])
+            wanted[key] = wanted.get(key, False) or "no" in method.needs
+        remember = []
+        for (yes, no), needs_no in wanted.items():
+            both = list(yes), list(no)
+            embeddings = cached_class_embeddings(
+                encoder, data.labels, *both, use_no_encoder=needs_no, cache_dir=self.features["cache_dir"]
+            )
+            remember.append(partial(encoder.remember_class_embeddings, data.labels, *embeddings, *both))
+
+        def recall() -> None:
+            for put in remember:
+                put()
+
+        return recall
+
+    def announce_mining(
+        self, encoder: Encoder, detector: OODDetector | None, methods: Sequence[Method], data: SuiteData
+    ) -> None:
+        """Say on the log, before it starts, that many texts are going to be embedded."""
+        if not isinstance(encoder, DualEncoder):
+            return
+        mining = [method for method in methods if _mines(detector, method)]
+        candidates: set[str] = set()
+        for method in mining:
+            arguments = {**method.mining, **(data.negatives or {})}
+            settings = {name: arguments[name] for name in ("corpus", "seed", "max_candidates") if name in arguments}
+            candidates.update(load_corpus(**settings).words)
+        if len(candidates) <= _MANY_TEXTS:
+            return
+        names = [method.name for method in mining]
+        listed = " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+        model = encoder.name or type(encoder.model).__name__
+        logger.warning(
+            f"{listed} {'needs' if len(names) == 1 else 'need'} negative labels, mined of {len(candidates):,} texts. "
+            f"Those that are not on disk from earlier runs have to be embedded by {model} on the "
+            f"{encoder.device.type}: a minute or so with a small model, an hour and more with a large one on a CPU. "
+            "Other `methods` go without, and `negatives: {max_candidates: 10000}` in the suite makes them fewer."
         )
-        return partial(encoder.remember_class_embeddings, data.labels, *embeddings, *templates)
 
     def evaluate(
         self,
@@ -354,11 +360,16 @@ class _Run:
         fit_set = self.embed(data.fit, encoder, data.seed) if data.fit is not None and needs_fit else None
         others = [self.embed(loaded, encoder, data.seed) for loaded in (*data.covariate_shift, *data.ood)]
         versions = _versions()
+        # What the first of the methods with negative labels has also says what others are wrong about.
+        with_negatives = next((method for method in methods if "negatives" in method.needs), None)
+        explainer = None
+        if with_negatives is not None and data.seed == self.first_seed:
+            explainer = self._detector(encoder, detector, with_negatives, data)
         evaluations = []
         hidden = None if self.features["progress"] else True
         with tqdm(total=len(methods) * len(others), desc="Scores", unit=" sets", disable=hidden) as bar:
             for method in methods:
-                own = _detector(encoder, detector, method, data.labels, self.suite)
+                own = self._detector(encoder, detector, method, data)
                 fitted_on = None
                 if "training" in method.needs and own.fitted_on is None:
                     assert fit_set is not None
@@ -390,6 +401,7 @@ class _Run:
                     "settings": dict(own.settings),
                     "templates": own.templates,
                     "no_templates": own.no_templates if "no" in method.needs else None,
+                    "negatives": _describe_negatives(own) if "negatives" in method.needs else None,
                     "labels": {"count": len(data.labels), "sha256": json_digest(data.labels)},
                     "seed": data.seed,
                     "id_set": id_set.describe(),
@@ -401,9 +413,31 @@ class _Run:
                     bar.update(len(others))
                     continue
                 self.evaluated.add(identity)
-                id_scored, *scored = (_score(own, embedded) for embedded in (id_set, *others))
+                by = own if own.negatives is not None else explainer
+                # Reports show the mistakes of one seed.
+                by = by if data.seed == self.first_seed else None
+                id_scored, *scored = (_score(own, embedded, by) for embedded in (id_set, *others))
                 evaluations += self._measure(base | {"versions": versions}, data, id_scored, scored, bar)
         return evaluations
+
+    def _detector(
+        self, encoder: Encoder, detector: OODDetector | None, method: Method, data: SuiteData
+    ) -> OODDetector:
+        changes: dict[str, Any] = {}
+        if _mines(detector, method):
+            circumstances = {name: self.features[name] for name in ("cache_dir", "use_cache", "progress")}
+            # Methods with the same mining share the negative labels, which detectors of one encoder remember.
+            changes["negatives"] = {**(data.negatives or {}), **circumstances}
+            corpus = changes["negatives"].get("corpus")
+            if isinstance(corpus, list):
+                # As they are, because their embeddings go by these names.
+                kinds: list[Kind] = ["text"] * len(corpus)
+                changes["negatives"]["corpus"] = Corpus(TEXT_FEATURES, tuple(corpus), tuple(kinds))
+        with _quiet_mining(data.seed != self.first_seed):
+            if detector is None:
+                return OODDetector(encoder, data.labels, method.name, templates=self.suite.templates, **changes)
+            # What was handed over stays as it is, also if its copy is fitted.
+            return detector.with_changes(labels=data.labels, method=method.name, **changes)
 
     def _measure(
         self, base: dict[str, Any], data: SuiteData, id_set: _Scored, others: Sequence[_Scored], bar: Any
@@ -451,6 +485,8 @@ class _Run:
                 id_set=id_set.embedded.data,
                 ood_set=embedded.data,
                 labels=data.labels,
+                id_negatives=id_set.negatives,
+                ood_negatives=one.negatives,
             )
             if self.output is not None:
                 record["scores"] = save_scores(evaluation, self.output)
@@ -514,9 +550,67 @@ def _check_new(detector: OODDetector, embedded: _Embedded) -> None:
         )
 
 
-def _score(detector: OODDetector, embedded: _Embedded) -> _Scored:
+def _score(detector: OODDetector, embedded: _Embedded, explainer: OODDetector | None) -> _Scored:
     scores, predictions = detector.score(embedded.embeddings), detector.predict(embedded.embeddings)
-    return _Scored(embedded, scores.numpy(), predictions.numpy())
+    negatives: dict[int, list[LabelScore]] = {}
+    if explainer is not None:
+        # The worst mistakes are the highest scores of ID images and the lowest ones of others.
+        order = scores.argsort(descending=embedded.data.group == "id", stable=True)[:_EXPLAINED]
+        results = explainer.results(embedded.embeddings[order], top_k=1, top_negatives=_TOP_NEGATIVES)
+        negatives = {row: result["negatives"] for row, result in zip(order.tolist(), results, strict=True)}
+    return _Scored(embedded, scores.numpy(), predictions.numpy(), negatives)
+
+
+def _templates(encoder: Encoder, method: Method, suite: Suite) -> list[str] | None:
+    """The templates that are given for a method; None for those of the encoder."""
+    if not isinstance(encoder, DualEncoder):
+        return None
+    if suite.templates or not method.templates:
+        return list(suite.templates or ()) or None
+    return encoder.single_template(method.templates)
+
+
+def _mines(detector: OODDetector | None, method: Method) -> bool:
+    """Whether negative labels are mined for a method; those of a detector that was handed over go with it."""
+    return "negatives" in method.needs and (detector is None or detector.negatives is None)
+
+
+@contextlib.contextmanager
+def _quiet_mining(is_quiet: bool) -> Iterator[None]:
+    """Keep warnings about negative labels off the log: what the first seed was warned of holds for the others."""
+    of_mining = logging.get_logger("clipn_hf.negatives")
+    level = of_mining.level
+    if is_quiet:
+        of_mining.setLevel(logging.log_levels["error"])
+    try:
+        yield
+    finally:
+        of_mining.setLevel(level)
+
+
+def _describe_negatives(detector: OODDetector) -> dict[str, Any]:
+    """Say for records which negative labels a detector has, and how they were found."""
+    bank = detector.negatives
+    assert bank is not None
+    # Templates are in the record; what is not set says nothing.
+    settings = {
+        name: value for name, value in bank.settings.items() if name != "templates" and value not in (None, [])
+    }
+    if "adjective" not in bank.kinds:
+        settings.pop("adjective_templates", None)
+    corpus = settings.get("corpus")
+    if corpus == TEXT_FEATURES:
+        # All names but the labels, which each seed may draw anew; the digest of the model is that of all names.
+        del settings["corpus_sha256"]
+    elif isinstance(corpus, str) and corpus not in CORPORA:
+        # A path would name folders of this machine; the digest tells files of one name apart.
+        settings["corpus"] = Path(corpus).name
+    return {
+        "count": len(bank.labels),
+        "sha256": json_digest(bank.labels),
+        "settings": settings,
+        "report": dict(bank.report),
+    }
 
 
 def _check_list(name: str, values: Any, example: object) -> list[Any]:
@@ -597,7 +691,8 @@ def _load_as_it_is(
     if text is not None:
         assert data.text_bank is not None
         templates = list(dict.fromkeys(bank.template for bank in text.banks))
-        return PrecomputedEncoder(data.text_bank, text.model, templates, text.logit_scale), None
+        encoder = PrecomputedEncoder(data.text_bank, text.model, templates, text.logit_scale, text.logit_bias)
+        return encoder, None
     if isinstance(model, OODDetector):
         return _check_model(model.encoder), model
     if isinstance(model, DualEncoder | PrecomputedEncoder):
@@ -615,14 +710,24 @@ def _check_model(encoder: Encoder) -> DualEncoder:
 
 
 def _select(
-    names: Sequence[str], encoder: Encoder, detector: OODDetector | None, data: SuiteData
+    names: Sequence[str], encoder: Encoder, detector: OODDetector | None, data: SuiteData, is_asked: bool
 ) -> tuple[list[Method], dict[str, list[str]]]:
     """The methods that can be evaluated, and the names of the others by what they need."""
     served: list[Method] = []
     lacking: dict[str, list[str]] = {}
+    provided: set[Need] = {"global", *_FITTED}
+    provided |= {"no"} if encoder.has_no_encoder else set()
+    provided |= {"sigmoid"} if encoder.is_sigmoid else set()
+    provided |= {"negatives", "text_encoder"} if isinstance(encoder, DualEncoder) else set()
+    provided |= {"negatives"} if data.negatives is not None else set()
+    words = {**NEEDS, "negatives": "`negatives` in the suite"}
+    corpus = (data.negatives or {}).get("corpus")
     for method in (METHODS[name] for name in names):
-        if unserved(method, encoder) is not None:
-            needed = " and ".join(NEEDS[need] for need in sorted(method.needs - _FITTED - {"global"}))
+        if needs := [need for need in NEEDS if need in method.needs - provided]:
+            needed = " and ".join(words[need] for need in needs)
+        elif not is_asked and corpus is not None and method.mining.get("corpus", corpus) != corpus:
+            # With other candidates it is another method; who names it wants it all the same.
+            needed = f"the corpus {method.mining['corpus']}, in place of which the suite has another one"
         elif "training" in method.needs and data.fit is None and not _is_fitted(detector, method, data.labels):
             needed = "a set `fit` in the suite"
         elif len(data.labels) < method.min_labels:
@@ -651,15 +756,6 @@ def _is_fitted(detector: OODDetector | None, method: Method, labels: list[str]) 
         and detector.method.name == method.name
         and detector.labels == labels
     )
-
-
-def _detector(
-    encoder: Encoder, detector: OODDetector | None, method: Method, labels: list[str], suite: Suite
-) -> OODDetector:
-    if detector is None:
-        return OODDetector(encoder, labels, method.name, templates=suite.templates)
-    # What was handed over stays as it is, also if its copy is fitted.
-    return detector.with_changes(labels=labels, method=method.name)
 
 
 def _examine_labels(data: SuiteData, encoder: Encoder) -> list[Finding]:
@@ -703,86 +799,6 @@ def _by_severity(findings: Iterable[Finding]) -> list[Finding]:
 def _versions() -> dict[str, str]:
     versions = {name: importlib.metadata.version(name.replace("_", "-")) for name in _VERSIONED}
     return {**versions, "python": platform.python_version()}
-
-
-def _write_output(folder: Path, result: SuiteResult, published: bool, metrics: Sequence[str] | None) -> None:
-    """Write what is made of a result. The records come last: where they are, the rest is, too."""
-    records = result.records
-    texts = {
-        "doctor.json": json.dumps([dataclasses.asdict(finding) for finding in result.findings], indent=1),
-        "tables.md": markdown_table(records, metrics, published, averages=result.averages),
-        "tables.csv": csv_table(records),
-        "tables.tex": latex_table(records, metrics, averages=result.averages),
-    }
-    _remove_outdated(folder, keep={record["scores"]["file"] for record in records})
-    for name, text in texts.items():
-        with atomic_path(folder / name) as partial_path:
-            partial_path.write_text(text if text.endswith("\n") else f"{text}\n", encoding="utf-8", newline="\n")
-    _write_figures(folder / "figures", result.evaluations)
-    write_report(folder / REPORT_NAME, result, published=published)
-    _write_model_index(folder / "model-index.yaml", records)
-    source = result.suite.id.source
-    # The Hub takes results on its own data sets.
-    if source.kind == "hub":
-        write_eval_results(folder, records, dataset_id=source.path)
-    write_averages(folder / AVERAGES_NAME, result.averages)
-    write_records(folder / RECORDS_NAME, records)
-
-
-def _remove_outdated(folder: Path, keep: Collection[str]) -> None:
-    """Remove what an earlier run wrote, the records first: without them, nobody takes the rest for complete."""
-    for pattern in _OUTPUTS:
-        for path in folder.glob(pattern):
-            if path.is_file() and path.relative_to(folder).as_posix() not in keep:
-                path.unlink()
-    for path in (*folder.glob(".eval_results/*/"), folder / ".eval_results", folder / "figures"):
-        if path.is_dir() and not any(path.iterdir()):
-            path.rmdir()
-
-
-def _write_figures(folder: Path, evaluations: Sequence[Evaluation]) -> None:
-    """Draw what one seed gave, and maps of all."""
-    records = [evaluation.record for evaluation in evaluations]
-    own = [evaluation for evaluation in evaluations if evaluation.record["seed"] == records[0]["seed"]]
-    compared: dict[str, list[Evaluation]] = {}
-    for evaluation in own:
-        if evaluation.record["set"]["group"] != SHIFT:
-            compared.setdefault(evaluation.record["set"]["name"], []).append(evaluation)
-    drawings: dict[str, Callable[[], Any]] = {
-        f"heat-map-{metric}": partial(draw_heat_map, records, metric) for metric in ("auroc", "fpr95")
-    }
-    # Of the ID images alone, whatever they are compared with.
-    drawings["risk-coverage"] = partial(draw_risk_coverage, next(iter(compared.values())))
-    slugs = [slug(name) for name in compared]
-    for position, (name, group) in enumerate(zip(slugs, compared.values(), strict=True)):
-        # Names that differ in punctuation alone
-        place = f"{name}-{position}" if slugs.count(name) > 1 else name
-        drawings[f"roc-{place}"] = partial(draw_roc, group)
-        best = max(group, key=lambda evaluation: evaluation.record["metrics"]["auroc"]["value"])
-        drawings[f"histograms-{place}"] = partial(draw_histograms, best)
-    folder.mkdir(exist_ok=True)
-    for name, draw in drawings.items():
-        try:
-            figure = draw()
-        except ImportError as error:
-            logger.warning(f"There are no figures: {error}")
-            return
-        with atomic_path(folder / f"{name}.png") as partial_path:
-            # Without the version of matplotlib in it, the same figure is the same file.
-            figure.savefig(partial_path, metadata={"Software": None})
-
-
-def _write_model_index(path: Path, records: Sequence[dict[str, Any]]) -> None:
-    """Write what goes into the card of each model, under its name."""
-    by_model: dict[str, list[dict[str, Any]]] = {}
-    for record in records:
-        by_model.setdefault(json_digest(record["model"]), []).append(record)
-    entries: list[Any] = []
-    for own in by_model.values():
-        entries += eval_results_to_model_index(own[0]["model"]["id"], model_index(own))
-    with atomic_path(path) as partial_path:
-        text = yaml.safe_dump({"model-index": entries}, sort_keys=False, allow_unicode=True)
-        partial_path.write_text(text, encoding="utf-8", newline="\n")
 
 
 __all__ = ["REPORT_NAME", "SuiteResult", "evaluate_suite"]

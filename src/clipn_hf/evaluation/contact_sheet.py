@@ -3,8 +3,8 @@
 """Contact sheet: what a detector said about each picture, to be taken in at a glance.
 
 Every picture sits in a card. Its frame and the band under it carry the verdict twice, in colour and in words: bluish
-green for known, vermilion for unknown, grey where a method gave no verdict. Verdicts that are known to be wrong wear a
-cross.
+green for known, vermilion for unknown, grey where a method gave no verdict. Under pictures that are not known it says
+what they look like, where there are negative labels. Verdicts that are known to be wrong wear a cross.
 """
 
 import functools
@@ -24,6 +24,7 @@ _CARD = _PICTURE + 2 * _FRAME
 _BAND = 36
 _TEXT = 82
 _CARD_HEIGHT = _CARD + _BAND + _TEXT
+_LOOKS_LIKE = 58  # Two more lines of text.
 _BADGE = 48
 _GAP = 22
 _MARGIN = 64
@@ -47,6 +48,8 @@ class Tile:
         correct (`bool`, *optional*): Whether the verdict is right, `None` where the truth is not known.
         group (`str`, *optional*, defaults to `""`): Heading of the section that the picture belongs to.
         word (`str`, *optional*): What the verdict is called, by default as `VERDICTS` says.
+        looks_like (`str`, *optional*, defaults to `""`):
+            Negative labels that the picture looks most like, such as "jellyfish (0.31)"; shown unless it is known.
     """
 
     image: Image.Image
@@ -56,6 +59,7 @@ class Tile:
     correct: bool | None = None
     group: str = ""
     word: str | None = None
+    looks_like: str = ""
 
 
 def contact_sheet(
@@ -63,7 +67,8 @@ def contact_sheet(
 ) -> Image.Image:
     """Draw pictures with their verdict, score and nearest label.
 
-    The label of a picture judged unknown is only the nearest of those there are: it gets a question mark.
+    The label of a picture judged unknown is only the nearest of those there are: it gets a question mark, and below it
+    stands what the picture looks like, if any tile of the section tells that.
     Tiles appear in the order given. Neighbours of the same `group` form a section under its heading. Pictures are
     scaled to fit 192×192 pixels: large ones down with antialiasing, small ones up by a whole factor, pixel by pixel.
     Text that does not fit is shortened. The font is the one that ships with Pillow. It has ASCII letters only:
@@ -92,9 +97,10 @@ def contact_sheet(
     used = min(columns, max(len(members) for _, members in sections))
     width = min(columns * (_CARD + _GAP), max(used * (_CARD + _GAP), math.ceil(max(lengths)) + _GAP + 2)) - _GAP
     header = (_TITLE if title else 0) + (_SUBTITLE if subtitle else 0)
+    card_heights = [_CARD_HEIGHT + (_LOOKS_LIKE if any(map(_says_what, members)) else 0) for _, members in sections]
     heights = [
-        (_HEADING if group else 0) + math.ceil(len(members) / columns) * (_CARD_HEIGHT + _GAP) + _GAP
-        for group, members in sections
+        (_HEADING if group else 0) + math.ceil(len(members) / columns) * (card_height + _GAP) + _GAP
+        for (group, members), card_height in zip(sections, card_heights, strict=True)
     ]
 
     sheet = Image.new("RGB", (width + 2 * _MARGIN, header + sum(heights) - 2 * _GAP + 2 * _MARGIN), _PAPER)
@@ -103,7 +109,7 @@ def contact_sheet(
     if subtitle:
         _write(sheet, _MARGIN, _MARGIN + header - _SUBTITLE - 6, subtitle, size=30, width=width, color=_FADED)
     top = _MARGIN + header
-    for (group, members), height in zip(sections, heights, strict=True):
+    for (group, members), height, card_height in zip(sections, heights, card_heights, strict=True):
         cards_top = top
         if group:
             ImageDraw.Draw(sheet).rectangle((_MARGIN, top, _MARGIN + width - 1, top + 2), fill=_RULE)
@@ -111,7 +117,8 @@ def contact_sheet(
             cards_top += _HEADING
         for index, tile in enumerate(members):
             row, column = divmod(index, columns)
-            _draw_card(sheet, _MARGIN + column * (_CARD + _GAP), cards_top + row * (_CARD_HEIGHT + _GAP), tile)
+            left = _MARGIN + column * (_CARD + _GAP)
+            _draw_card(sheet, left, cards_top + row * (card_height + _GAP), card_height, tile)
         top += height
     return sheet
 
@@ -135,13 +142,17 @@ def fit_picture(image: Image.Image) -> Image.Image:
     return image.resize((width, height), Image.Resampling.LANCZOS)
 
 
-def _draw_card(sheet: Image.Image, left: int, top: int, tile: Tile) -> None:
+def _says_what(tile: Tile) -> bool:
+    return bool(tile.looks_like) and tile.is_ood is not False
+
+
+def _draw_card(sheet: Image.Image, left: int, top: int, height: int, tile: Tile) -> None:
     verdict, color = VERDICTS[tile.is_ood]
     verdict = tile.word or verdict
     band_bottom = top + _CARD + _BAND
-    sheet.paste("white", (left, top), _rounded(_CARD, _CARD_HEIGHT))
+    sheet.paste("white", (left, top), _rounded(_CARD, height))
     # The frame's lower corners are square, where it meets the white below.
-    sheet.paste(color, (left, top), _rounded(_CARD, _CARD_HEIGHT).crop((0, 0, _CARD, _CARD + _BAND)))
+    sheet.paste(color, (left, top), _rounded(_CARD, height).crop((0, 0, _CARD, _CARD + _BAND)))
     sheet.paste("white", (left + _FRAME, top + _FRAME, left + _FRAME + _PICTURE, top + _FRAME + _PICTURE))
     picture = fit_picture(tile.image)
     sheet.paste(picture, (left + (_CARD - picture.width) // 2, top + (_CARD - picture.height) // 2))
@@ -150,6 +161,10 @@ def _draw_card(sheet: Image.Image, left: int, top: int, tile: Tile) -> None:
     _write(sheet, left + 10, band_bottom + 9, label, size=26, width=_CARD - 20, color=label_color, center=True)
     score = f"score {tile.ood_score:.3f}"
     _write(sheet, left + 10, band_bottom + 44, score, size=22, width=_CARD - 20, color=_FADED, center=True)
+    if _says_what(tile):
+        width = _CARD - 20
+        _write(sheet, left + 10, band_bottom + 78, "looks like", size=20, width=width, color=_FADED, center=True)
+        _write(sheet, left + 10, band_bottom + 102, tile.looks_like, size=24, width=width, center=True)
     if tile.correct is False:
         sheet.paste("white", (left + _CARD - 36, top - 12), _cross()[0])
         sheet.paste(_INK, (left + _CARD - 36, top - 12), _cross()[1])

@@ -7,15 +7,15 @@ import math
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from ..label_senses import Kinship, is_no_kind, kinds, synonyms
 from ..prompts import DEFAULT_TEMPLATES, fill_templates
 from ..wordnet import WordNet
-from .label_senses import Kinship, is_no_kind, kinds, synonyms
 
 if TYPE_CHECKING:
     from ..encoders import DualEncoder, PrecomputedEncoder
@@ -228,66 +228,64 @@ def _examine_likeness(labels: list[str]) -> Iterator[Finding]:
             if part in by_part:
                 shared.append((by_part[part], canonical))
             by_part.setdefault(part, canonical)
-    common = pairs(shared)
-    if common:
-        message = (
-            f"{counted(len(common), 'pair')} of labels {have(common)} a name in common; choose other synonyms, or "
-            "merge them."
-        )
-        yield make_finding("warning", "shared-synonym", message, common)
-    plurals = pairs((name, plural) for name in names for plural in _plurals(name) if plural in names)
-    if plurals:
-        message = (
-            f"{counted(len(plurals), 'pair')} of labels {'differs' if len(plurals) == 1 else 'differ'} only in "
-            "number, which models hardly notice; merge them, or name what they differ in."
-        )
-        yield make_finding("warning", "plural-label", message, plurals)
     meanings = list(synonyms(list(names.values())))
-    equal = related(entry for entry in meanings if entry.certainty != "possible")
-    if equal:
-        message = (
-            f"{counted(len(equal), 'pair')} of labels {'means' if len(equal) == 1 else 'mean'} the same in WordNet; "
-            'merge them, or, where they do not, name what they differ in, such as "crane (bird)".'
-        )
-        yield make_finding("warning", "synonym-label", message, equal)
-    typos = pairs(_one_letter_apart(list(names)))
-    if typos:
-        message = (
-            f"{counted(len(typos), 'pair')} of labels {'differs' if len(typos) == 1 else 'differ'} by one letter; "
-            "make sure that these are two classes, and none is a spelling mistake."
-        )
-        yield make_finding("note", "similar-spelling", message, typos)
-    # "bottle" and "beer bottle" before "bee" and "bee eater", which only look related
-    contained = pairs(sorted(_contained(names, names), key=lambda pair: not pair[1].endswith(pair[0])))
-    if contained:
-        message = (
-            f"{counted(len(contained), 'label')} {are(contained)} part of another one, so that an image may fit both; "
-            "name the general class more precisely, or merge them."
-        )
-        yield make_finding("note", "contained-label", message, contained)
-    possible = related(entry for entry in meanings if entry.certainty == "possible")
-    if possible:
-        message = (
-            f"{counted(len(possible), 'pair')} of labels may mean the same: in WordNet, a rarer sense of one is what "
-            "the other means; merge those that do."
-        )
-        yield make_finding("note", "synonym-label", message, possible)
     kinships = list(kinds(list(names.values())))
-    kin = related(entry for entry in kinships if entry.certainty != "possible")
-    if kin:
-        message = (
-            f"{counted(len(kin), 'label')} {are(kin)} {'a kind' if len(kin) == 1 else 'kinds'} of another one in "
-            "WordNet, so that an image may fit both; name the general class more precisely, or merge them."
-        )
-        yield make_finding("note", "kind-of-label", message, kin)
-    maybe = related(entry for entry in kinships if entry.certainty == "possible")
-    if maybe:
-        message = (
-            f"{counted(len(maybe), 'label')} may be {'a kind' if len(maybe) == 1 else 'kinds'} of another one: in "
-            "WordNet, a rarer sense of one of the two makes it so; name more precisely those that an image may fit "
-            "together, or merge them."
-        )
-        yield make_finding("note", "kind-of-label", message, maybe)
+    # Each looks for its pairs when it is its turn, because `pairs` leaves out what was reported before.
+    checks: list[tuple[Severity, str, Callable[[], list[str]], str, str, str]] = [
+        (
+            *("warning", "shared-synonym", lambda: pairs(shared), "pair of labels has", "pairs of labels have"),
+            "a name in common; choose other synonyms, or merge them.",
+        ),
+        (
+            *("warning", "plural-label"),
+            lambda: pairs((name, plural) for name in names for plural in _plurals(name) if plural in names),
+            *("pair of labels differs", "pairs of labels differ"),
+            "only in number, which models hardly notice; merge them, or name what they differ in.",
+        ),
+        (
+            *("warning", "synonym-label"),
+            lambda: related(entry for entry in meanings if entry.certainty != "possible"),
+            *("pair of labels means", "pairs of labels mean"),
+            "the same in WordNet; merge them, or, where they do not, name what they differ in, such as "
+            '"crane (bird)".',
+        ),
+        (
+            *("note", "similar-spelling", lambda: pairs(_one_letter_apart(list(names)))),
+            *("pair of labels differs", "pairs of labels differ"),
+            "by one letter; make sure that these are two classes, and none is a spelling mistake.",
+        ),
+        (
+            *("note", "contained-label"),
+            # "bottle" and "beer bottle" before "bee" and "bee eater", which only look related
+            lambda: pairs(sorted(_contained(names, names), key=lambda pair: not pair[1].endswith(pair[0]))),
+            *("label is", "labels are"),
+            "part of another one, so that an image may fit both; name the general class more precisely, or merge "
+            "them.",
+        ),
+        (
+            *("note", "synonym-label"),
+            lambda: related(entry for entry in meanings if entry.certainty == "possible"),
+            *("pair of labels may mean", "pairs of labels may mean"),
+            "the same: in WordNet, a rarer sense of one is what the other means; merge those that do.",
+        ),
+        (
+            *("note", "kind-of-label"),
+            lambda: related(entry for entry in kinships if entry.certainty != "possible"),
+            *("label is a kind", "labels are kinds"),
+            "of another one in WordNet, so that an image may fit both; name the general class more precisely, or "
+            "merge them.",
+        ),
+        (
+            *("note", "kind-of-label"),
+            lambda: related(entry for entry in kinships if entry.certainty == "possible"),
+            *("label may be a kind", "labels may be kinds"),
+            "of another one: in WordNet, a rarer sense of one of the two makes it so; name more precisely those that "
+            "an image may fit together, or merge them.",
+        ),
+    ]
+    for severity, check, find, singular, plural, advice in checks:
+        if found := find():
+            yield make_finding(severity, check, f"{counted(len(found), singular, plural)} {advice}", found)
 
 
 def _examine_overlap(labels: list[str], ood_labels: list[str]) -> Iterator[Finding]:

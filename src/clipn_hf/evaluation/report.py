@@ -436,7 +436,8 @@ def _set_details(
     left = f" The {len(kept)} hardest of {len(places)} sets are shown." if len(kept) < len(places) else ""
     introduction = (
         "The worst mistakes of the best method of each model. A picture that scores above the threshold which keeps "
-        "95 % of the ID images counts as unknown; a cross marks wrong verdicts, the label is the nearest one."
+        "95 % of the ID images counts as unknown; a cross marks wrong verdicts, the label is the nearest one. Where a "
+        "method of the evaluation has negative labels, it says which of them a picture looks like."
     )
     return _section("Sets and their worst mistakes", _paragraph(f"{introduction}{left}{of_seed}", "note"), *parts)
 
@@ -449,9 +450,11 @@ def _mistakes(evaluation: "Evaluation", name: tuple[str, str], max_tiles: int, o
     """Show the ID images with the highest scores, or the OOD images with the lowest, as far as they can be read."""
     if of_id:
         data, scores, rows = evaluation.id_set, evaluation.id_scores, evaluation.id_rows
+        negatives = evaluation.id_negatives
         predictions, order = evaluation.id_predictions, np.argsort(-evaluation.id_scores, kind="stable")
     else:
         data, scores, rows = evaluation.ood_set, evaluation.ood_scores, evaluation.ood_rows
+        negatives = evaluation.ood_negatives
         predictions, order = evaluation.ood_predictions, np.argsort(evaluation.ood_scores, kind="stable")
     threshold = threshold_at(evaluation.id_scores, evaluation.record["convention"]["tpr"])
     tiles: list[Tile] = []
@@ -461,24 +464,30 @@ def _mistakes(evaluation: "Evaluation", name: tuple[str, str], max_tiles: int, o
         if len(lines) == max_tiles:
             break
         row, score, label = int(rows[index]), float(scores[index]), evaluation.labels[int(predictions[index])]
+        looks_like = [f"{one['label']} ({one['score']:.2f})" for one in negatives.get(int(index), ())]
         if data.images is not None:
             try:
                 picture = fit_picture(load_image(image_of(data.images[row])))
             except (ImageError, OSError, ValueError, TypeError, LookupError):
                 continue
             is_ood = score > threshold
-            tiles.append(Tile(picture, is_ood, score, label, correct=is_ood != of_id))
+            tiles.append(
+                Tile(picture, is_ood, score, label, correct=is_ood != of_id, looks_like="".join(looks_like[:1]))
+            )
         own = data.class_names[row] if data.class_names is not None else ""
         if of_id and not own:
             own = evaluation.labels[int(evaluation.id_labels[index])]
-        lines.append([data.names[row], f"{score:.4f}", label, own or ""])
+        lines.append([data.names[row], f"{score:.4f}", label, own or "", ", ".join(looks_like)])
     if not lines:
         return ""
+    header = ["image", "score", "nearest label", "class", "looks like"]
+    if not any(line[-1] for line in lines):
+        header, lines = header[:-1], [line[:-1] for line in lines]
     method = f"{name[1]} with {name[0]}"
     what = f"ID images with the highest scores, {method}" if of_id else f"Images with the lowest scores, {method}"
     listing = _details(
         "Names of these images" if tiles else what,
-        _grid(["image", "score", "nearest label", "class"], lines, texts=4, kind="names"),
+        _grid(header, lines, texts=len(header), kind="names"),
     )
     if not tiles:
         return listing
@@ -519,7 +528,7 @@ def _set_up(result: ReportedResult, records: Sequence[Mapping[str, Any]]) -> str
 
     parts.append("<h3>Models</h3>\n")
     models = {str(record["model"]): record["model"] for record in records}
-    header = ["model", "class", "revision", "weights", "dtype", "device", "logit scale"]
+    header = ["model", "class", "family", "revision", "weights", "dtype", "device", "logit scale", "logit bias"]
     parts.append(
         _grid(
             header,
@@ -527,23 +536,24 @@ def _set_up(result: ReportedResult, records: Sequence[Mapping[str, Any]]) -> str
                 [
                     public_name(str(model["id"] or model["class"])),
                     model["class"],
+                    model.get("family") or "",
                     model.get("revision") or "",
                     str(model.get("weights_sha256") or "")[:12],
                     model.get("dtype") or "",
                     model.get("device") or "",
                     f"{model['logit_scale']:.4g}" if model.get("logit_scale") is not None else "",
+                    f"{model['logit_bias']:.4g}, sigmoid loss" if model.get("is_sigmoid") else "",
                 ]
                 for model in models.values()
             ],
-            texts=6,
+            texts=7,
         )
     )
     parts.append("<h3>Methods</h3>\n")
-    methods = {
-        f"{record['method']} {record['settings']} {record.get('templates')} {record.get('no_templates')}": record
-        for record in records
-    }
-    header = ["method", "settings", "templates", "“no” templates", "fitted on"]
+    methods: dict[str, list[Mapping[str, Any]]] = {}
+    for record in records:
+        methods.setdefault(row_key({**record, "model": None}), []).append(record)
+    header = ["method", "settings", "templates", "“no” templates", "fitted on", "negative labels"]
     parts.append(
         _grid(
             header,
@@ -555,10 +565,12 @@ def _set_up(result: ReportedResult, records: Sequence[Mapping[str, Any]]) -> str
                     f"{record['fit_set']['name']}, {record['fit_set']['images']:,} images"
                     if record.get("fit_set")
                     else "",
+                    _describe_negatives(own),
                 ]
-                for record in methods.values()
+                for own in methods.values()
+                for record in own[:1]
             ],
-            texts=5,
+            texts=6,
         )
     )
     labels = result.evaluations[0].labels
@@ -567,6 +579,20 @@ def _set_up(result: ReportedResult, records: Sequence[Mapping[str, Any]]) -> str
         skipped = "".join(f"<li>{_escape(reason)}</li>" for reason in result.skipped)
         parts.append(f"<h3>Skipped</h3>\n<ul>{skipped}</ul>\n")
     return _section("Set-up", *parts)
+
+
+def _describe_negatives(records: Sequence[Mapping[str, Any]]) -> str:
+    """Say how many negative labels there are, which other labels and models may change, and how they were mined."""
+    found = [record["negatives"] for record in records if record.get("negatives")]
+    if not found:
+        return ""
+    settings = {name: value for name, value in found[0]["settings"].items() if value not in (None, [], "")}
+    listed = ", ".join(
+        f"{name.replace('_', ' ')} {_listed(value, 10) if isinstance(value, list) else value}"
+        for name, value in settings.items()
+        if not name.endswith("sha256")
+    )
+    return f"{_span([one['count'] for one in found])}: {listed}" if listed else _span([one["count"] for one in found])
 
 
 def _describe_bootstrap(records: Sequence[Mapping[str, Any]]) -> str:

@@ -40,6 +40,7 @@ from .metrics import (
 )
 
 if TYPE_CHECKING:
+    from ..detector_results import LabelScore
     from .sets import LoadedSet
 
 # What a metric is computed from: scores of ID and of the compared set, predictions and labels of ID.
@@ -125,6 +126,11 @@ class Evaluation:
         id_set ([`LoadedSet`]): The ID images.
         ood_set ([`LoadedSet`]): The compared images.
         labels (`list[str]`): What the indices stand for.
+        id_negatives (`Mapping[int, list[LabelScore]]`, *optional*):
+            What the ID images with the highest scores look like, by their positions in `id_scores`: negative labels,
+            the one with the most mass first. Empty where no method of the evaluation has any.
+        ood_negatives (`Mapping[int, list[LabelScore]]`, *optional*):
+            The same of the images of the compared set with the lowest scores.
     """
 
     record: dict[str, Any]
@@ -138,6 +144,8 @@ class Evaluation:
     id_set: "LoadedSet"
     ood_set: "LoadedSet"
     labels: list[str]
+    id_negatives: "Mapping[int, list[LabelScore]]" = field(default_factory=dict)
+    ood_negatives: "Mapping[int, list[LabelScore]]" = field(default_factory=dict)
 
 
 class Draws:
@@ -339,7 +347,7 @@ def average_intervals(
     groups: dict[str, list[Evaluation]] = {}
     for evaluation in evaluations:
         record = evaluation.record
-        identity = [{name: record.get(name) for name in _AVERAGED}, record["set"]["group"]]
+        identity = [{name: record.get(name) for name in (*_AVERAGED, "negatives")}, record["set"]["group"]]
         groups.setdefault(json.dumps(identity, sort_keys=True), []).append(evaluation)
     entries = []
     for members in groups.values():
@@ -362,7 +370,7 @@ def average_intervals(
             measured[name] = {"value": value, "low": low, "high": high}
         entries.append(
             {
-                **{name: record.get(name) for name in _AVERAGED},
+                **{name: record.get(name) for name in (*_AVERAGED, "negatives")},
                 "group": group,
                 "sets": [one.record["set"]["name"] for one in members],
                 "metrics": measured,
@@ -480,6 +488,8 @@ def save_scores(evaluation: Evaluation, folder: Path) -> dict[str, str]:
     names = ("model", "method", "set")
     words = [_name_of(record, name) for name in names]
     identity = {name: record[name] for name in (*_REQUIRED[:-2], "settings", "templates", "no_templates", "fit_set")}
+    if record.get("negatives") is not None:
+        identity["negatives"] = record["negatives"]
     stem = "-".join([*(slug(word) for word in words), str(record["seed"]), json_digest(identity)[:12]])
     tensors: dict[str, npt.NDArray[Any]] = {
         name: np.ascontiguousarray(getattr(evaluation, name)) for name in _SCORE_TENSORS

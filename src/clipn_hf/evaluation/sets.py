@@ -23,7 +23,18 @@ import safetensors
 from PIL import Image
 
 from ..images import ImageError, find_images, image_of, load_image, undecoded
-from .suite import ImageSet, Source, Suite, TextFeatures, data_hint, load_suite, read_names, suggestion
+from .suite import (
+    CORPORA,
+    TEXT_FEATURES,
+    ImageSet,
+    Source,
+    Suite,
+    TextFeatures,
+    data_hint,
+    load_suite,
+    read_names,
+    suggestion,
+)
 
 _LABELLED_GROUPS = ("id", "fit", "covariate-shift")
 
@@ -113,6 +124,9 @@ class SuiteData:
         ood (`list[LoadedSet]`): The OOD sets.
         text_bank (`dict[str, numpy.ndarray]`, *optional*):
             Of a suite of embeddings, the float32 embedding `(dim,)` of each label and of all other names there are.
+        negatives (`dict[str, Any]`, *optional*):
+            Arguments of `NegativeLabels.mine`, as the suite has them, with its corpus as a name, an absolute path, or
+            the list of those names of `text_bank` that are no labels.
     """
 
     suite: Suite
@@ -123,6 +137,7 @@ class SuiteData:
     covariate_shift: list[LoadedSet]
     ood: list[LoadedSet]
     text_bank: dict[str, np.ndarray] | None
+    negatives: dict[str, Any] | None = None
 
 
 def load_suite_data(
@@ -178,6 +193,9 @@ def load_suite_data(
         loaded.append(_as_loaded_set(image_set, suite, labels, drawn, num_available=len(available.names)))
     _refuse_shared_images(listings)
     by_group = {group: [one for one in loaded if one.group == group] for group in (*_LABELLED_GROUPS, "near", "far")}
+    text_bank = None
+    if suite.text_features is not None:
+        text_bank = _load_text_bank(suite.text_features, suite, root, labels, loaded)
     return SuiteData(
         suite=suite,
         seed=seed,
@@ -186,7 +204,8 @@ def load_suite_data(
         fit=by_group["fit"][0] if by_group["fit"] else None,
         covariate_shift=by_group["covariate-shift"],
         ood=[one for one in loaded if one.group in ("near", "far")],
-        text_bank=_load_text_bank(suite.text_features, suite, root, labels, loaded) if suite.text_features else None,
+        text_bank=text_bank,
+        negatives=_find_corpus(suite, root, labels, text_bank),
     )
 
 
@@ -834,6 +853,32 @@ def _load_text_bank(
             f"{' and '.join(map(str, sorted(text_widths)))}. All must be of one model."
         )
     return bank
+
+
+def _find_corpus(
+    suite: Suite, root: Path, labels: list[str], text_bank: Mapping[str, np.ndarray] | None
+) -> dict[str, Any] | None:
+    """Find the corpus of negative labels that a suite names."""
+    if suite.negatives is None:
+        return None
+    found = dict(suite.negatives)
+    corpus = found.get("corpus")
+    if corpus == TEXT_FEATURES:
+        assert text_bank is not None
+        found["corpus"] = [name for name in text_bank if name not in labels]
+        if not found["corpus"]:
+            raise ValueError(
+                f"The negative labels of the suite {suite.name} cannot be mined: all names of its `text_features` are "
+                "labels; add a bank of other names."
+            )
+    elif corpus is not None and corpus not in CORPORA:
+        try:
+            found["corpus"] = _find(corpus, root, os.path.isfile, "file")
+        except _MissingError as error:
+            raise FileNotFoundError(
+                f"The negative labels of the suite {suite.name} cannot be mined: {error}{_hint(suite, root)}"
+            ) from error
+    return found
 
 
 def _resize(image: Image.Image, image_size: int) -> Image.Image:

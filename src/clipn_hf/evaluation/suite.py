@@ -8,6 +8,7 @@ This file knows what a suite may say and checks it; it reads no images. Ready su
 import difflib
 import hashlib
 import json
+import math
 import os
 import re
 from collections.abc import Collection, Iterable, Mapping
@@ -22,18 +23,27 @@ from ..script_arguments import read_config
 
 GROUPS = ("near", "far")  # Of OOD sets.
 
+TEXT_FEATURES = "text_features"  # The corpus of all names that a suite of features has embeddings of.
+# What `clipn_hf.negatives` knows, which cannot be asked here: suites are listed without torch.
+CORPORA = ("wordnet", "wordnet-nouns", "wordnet-adjectives", "csp")
+FILTERS = ("id_names", "synonyms", "hyponyms", "hypernyms", "proper_nouns")
+
 _FOLDER = Path(__file__).parent
 _SUITES = _FOLDER / "suites"
 
 _SUITE_KEYS = (
     *("name", "description", "reference", "protocol", "labels", "templates", "image_size", "id", "fit"),
-    *("covariate_shift", "ood", "seeds", "methods", "models", "text_features"),
+    *("covariate_shift", "ood", "seeds", "methods", "models", "text_features", "negatives"),
 )
 _SET_KEYS = ("name", "source", "images", "limit", "classes", "where", "note")
 _LABEL_KEYS = ("file", "from", "draw")
 _CLASS_KEYS = ("rename", "exclude", "only")
-_TEXT_KEYS = ("path", "model", "logit_scale", "banks")
+_TEXT_KEYS = ("path", "model", "logit_scale", "logit_bias", "banks")
 _BANK_KEYS = ("embeddings", "names", "template", "rename")
+_NEGATIVE_KEYS = (
+    *("corpus", "quantile", "fraction", "filters", "max_similarity", "max_candidates", "seed"),
+    "adjective_templates",
+)
 _OWN_SET_KEYS = {"fit": ("per_class",), "ood": ("group", "complement")}
 _TABLE_KEYS = ("image_column", "label_column", "label_names")
 _SOURCE_KEYS: Mapping[str, tuple[str, ...]] = {
@@ -139,12 +149,14 @@ class TextFeatures:
         model (`str`): The name of the model that computed them.
         logit_scale (`float`): Of that model.
         banks (`tuple[TextBank, ...]`): Where several banks have a name, the first one counts.
+        logit_bias (`float`, *optional*): Of a model that was trained with a sigmoid loss.
     """
 
     path: str
     model: str
     logit_scale: float
     banks: tuple[TextBank, ...]
+    logit_bias: float | None = None
 
 
 @dataclass(frozen=True)
@@ -167,6 +179,9 @@ class Suite:
         methods (`tuple[str, ...]`, *optional*): By default all that the model serves.
         models (`tuple[str, ...]`, *optional*): By default the one that comes with the package.
         text_features ([`TextFeatures`], *optional*): The texts of a suite that is made of embeddings.
+        negatives (`Mapping[str, Any]`, *optional*):
+            Where negative labels come from, arguments of `NegativeLabels.mine` that go before those of the method. A
+            `corpus` is the name of one, `"text_features"`, or a path from the data root.
         sha256 (`str`, *optional*): Digest of the file, or of the mapping, in hexadecimal.
     """
 
@@ -185,6 +200,7 @@ class Suite:
     methods: tuple[str, ...] | None = None
     models: tuple[str, ...] | None = None
     text_features: TextFeatures | None = None
+    negatives: Mapping[str, Any] | None = None
     sha256: str = ""
 
     @property
@@ -359,6 +375,23 @@ class _Section:
             raise _SuiteError(f"`{self.name(key)}` must be a positive integer, got {value!r}.")
         return value
 
+    def share(self, key: str, lowest: float = 0.0) -> float | None:
+        """A number that is at most 1."""
+        if not self.has(key):
+            return None
+        value = self.values[key]
+        if isinstance(value, bool) or not isinstance(value, int | float) or not lowest <= value <= 1:
+            raise _SuiteError(f"`{self.name(key)}` must be a number from {lowest:g} to 1, got {value!r}.")
+        return float(value)
+
+    def seed(self, key: str) -> int | None:
+        if not self.has(key):
+            return None
+        value = self.values[key]
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise _SuiteError(f"`{self.name(key)}` must be an integer that is not negative, got {value!r}.")
+        return value
+
     def flag(self, key: str) -> bool:
         value = self.values.get(key)
         if value is not None and not isinstance(value, bool):
@@ -475,6 +508,7 @@ def _refuse_unknown_keys(values: Mapping[Any, Any]) -> None:
     for key, kind in (("covariate_shift", "covariate-shift"), ("ood", "ood")):
         for place, one in _items(values, key):
             parts += _set_parts(one, place, kind)
+    parts.append((values.get("negatives"), "negatives", _NEGATIVE_KEYS))
     text = values.get("text_features")
     parts.append((text, "text_features", _TEXT_KEYS))
     if isinstance(text, Mapping):
@@ -533,6 +567,7 @@ def _parse_suite(section: _Section, folder: Path | None, sha256: str) -> Suite:
         methods=section.texts("methods"),
         models=section.texts("models"),
         text_features=_parse_text_features(section),
+        negatives=_parse_negatives(section),
         sha256=sha256,
     )
     _check_sets(suite)
@@ -560,8 +595,24 @@ def _check_sets(suite: Suite) -> None:
         for key in ("templates", "image_size", "models"):
             if getattr(suite, key) is not None:
                 raise _SuiteError(f"`{key}` has no effect on `features`, which are embeddings already; remove it.")
+        if suite.negatives is not None:
+            if "corpus" not in suite.negatives:
+                raise _SuiteError(
+                    f"`negatives.corpus` is missing; the names that `features` have embeddings of are "
+                    f"`{TEXT_FEATURES}`."
+                )
+            if "adjective_templates" in suite.negatives:
+                raise _SuiteError(
+                    "`negatives.adjective_templates` has no effect on `features`, which are embeddings already; "
+                    "remove it."
+                )
     elif suite.text_features is not None:
         raise _SuiteError("`text_features` are for sets with a source of the kind `features`; remove them.")
+    elif suite.negatives is not None and suite.negatives.get("corpus") == TEXT_FEATURES:
+        raise _SuiteError(
+            f"`negatives.corpus` is `{TEXT_FEATURES}`, which only suites of `features` have; give one of "
+            f"{', '.join(CORPORA)}, or the path of a text file."
+        )
 
 
 def _parse_labels(section: _Section, folder: Path | None) -> SuiteLabels:
@@ -698,6 +749,9 @@ def _parse_text_features(section: _Section) -> TextFeatures | None:
     logit_scale = own.values.get("logit_scale", 100.0)
     if isinstance(logit_scale, bool) or not isinstance(logit_scale, int | float) or not 0 < logit_scale < float("inf"):
         raise _SuiteError(f"`text_features.logit_scale` must be a positive number, got {logit_scale!r}.")
+    bias = own.values.get("logit_bias")
+    if bias is not None and (isinstance(bias, bool) or not isinstance(bias, int | float) or not math.isfinite(bias)):
+        raise _SuiteError(f"`text_features.logit_bias` must be a finite number, got {bias!r}.")
     own.require("banks", "at least one")
     banks = []
     for position, values in enumerate(own.list("banks") or []):
@@ -711,7 +765,46 @@ def _parse_text_features(section: _Section) -> TextFeatures | None:
                 rename=bank.rename("rename"),
             )
         )
-    return TextFeatures(own.text("path"), own.text("model"), float(logit_scale), tuple(banks))
+    return TextFeatures(
+        own.text("path"), own.text("model"), float(logit_scale), tuple(banks), None if bias is None else float(bias)
+    )
+
+
+def _parse_negatives(section: _Section) -> dict[str, Any] | None:
+    if not section.has("negatives"):
+        return None
+    own = _Section(section.values["negatives"], "negatives", _NEGATIVE_KEYS)
+    found: dict[str, Any] = {
+        "corpus": own.optional_text("corpus"),
+        "quantile": own.share("quantile"),
+        "fraction": own.share("fraction"),
+        "filters": own.texts("filters"),
+        "max_similarity": own.share("max_similarity", lowest=-1),
+        "max_candidates": own.positive("max_candidates"),
+        "seed": own.seed("seed"),
+        "adjective_templates": own.texts("adjective_templates"),
+    }
+    if found["fraction"] == 0:
+        raise _SuiteError("`negatives.fraction` must be above 0, since with 0 nothing is mined.")
+    corpus = found["corpus"]
+    # What has neither a folder nor an ending is meant as a name.
+    if corpus is not None and re.fullmatch(r"[\w-]+", corpus) and corpus not in (*CORPORA, TEXT_FEATURES):
+        raise _SuiteError(
+            f"`negatives.corpus` must be one of {', '.join((*CORPORA, TEXT_FEATURES))}, or the path of a text file "
+            f"with an ending such as .txt, got {corpus!r}.{suggestion(corpus, (*CORPORA, TEXT_FEATURES))}"
+        )
+    for position, name in enumerate(found["filters"] or ()):
+        if name not in FILTERS:
+            raise _SuiteError(
+                f"`negatives.filters[{position}]` must be one of {', '.join(FILTERS)}, got {name!r}."
+                f"{suggestion(name, FILTERS)}"
+            )
+    try:
+        if found["adjective_templates"] is not None:
+            validate_templates(found["adjective_templates"], name="negatives.adjective_templates")
+    except ValueError as error:
+        raise _SuiteError(str(error)) from error
+    return {key: value for key, value in found.items() if value is not None}
 
 
 def _one_template(bank: _Section) -> str:
@@ -722,7 +815,10 @@ def _one_template(bank: _Section) -> str:
 
 
 __all__ = [
+    "CORPORA",
+    "FILTERS",
     "GROUPS",
+    "TEXT_FEATURES",
     "ImageSet",
     "Source",
     "Suite",

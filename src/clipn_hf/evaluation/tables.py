@@ -299,7 +299,7 @@ def latex_table(
 
 _CSV_COLUMNS = (
     *("suite", "suite_sha256", "date", "model", "revision", "weights_sha256", "dtype", "device", "method"),
-    *("settings", "templates", "labels", "labels_sha256", "seed", "id_set", "id_images", "id_sha256"),
+    *("settings", "templates", "negatives", "labels", "labels_sha256", "seed", "id_set", "id_images", "id_sha256"),
     *("group", "set", "images", "unreadable", "excluded", "expected", "set_sha256", "metric", "value", "low", "high"),
     *("confidence", "resamples", "tpr", "fpr_positive", "fpr_rule", "aupr_rule"),
 )
@@ -330,6 +330,7 @@ def csv_table(records: Iterable[Record]) -> str:
                     **{key: model.get(key) for key in ("revision", "weights_sha256", "dtype", "device")},
                     "settings": json.dumps(record["settings"], sort_keys=True),
                     "templates": json.dumps(record.get("templates"), ensure_ascii=False),
+                    "negatives": _json_or_nothing(record.get("negatives")),
                     "labels": record["labels"]["count"],
                     "labels_sha256": record["labels"].get("sha256"),
                     "id_set": id_set["name"],
@@ -349,6 +350,10 @@ def csv_table(records: Iterable[Record]) -> str:
                 }
             )
     return stream.getvalue()
+
+
+def _json_or_nothing(value: Any) -> str:
+    return "" if value is None else json.dumps(value, ensure_ascii=False, sort_keys=True)
 
 
 def metric_title(metric: str, convention: Mapping[str, Any] | None = None) -> str:
@@ -408,7 +413,11 @@ def row_names(records: Iterable[Record]) -> dict[str, tuple[str, str]]:
         pairs.setdefault(pair, []).append(key)
     for (model, method), keys in pairs.items():
         settings = [
-            {**firsts[key]["settings"], **{name: firsts[key].get(name) for name in ("templates", "no_templates")}}
+            {
+                **firsts[key]["settings"],
+                **{name: firsts[key].get(name) for name in ("templates", "no_templates")},
+                **{f"negatives {name}": value for name, value in _mining_settings(firsts[key]).items()},
+            }
             for key in keys
         ]
         texts = _differences([_flatten(each) for each in settings])
@@ -430,7 +439,16 @@ def row_key(record: Record) -> str:
     """
     identity = [record["model"], record["method"], record["settings"]]
     identity += [record.get("templates"), record.get("no_templates")]
+    # How many were mined, and which, depends on the labels, which each seed may draw anew.
+    if mining := _mining_settings(record):
+        identity.append(mining)
     return json.dumps(identity, sort_keys=True)
+
+
+def _mining_settings(record: Record) -> Mapping[str, Any]:
+    """How the negative labels of a record were found; empty where there are none."""
+    negatives = record.get("negatives")
+    return {} if negatives is None else negatives["settings"]
 
 
 def public_name(name: str) -> str:
@@ -640,10 +658,22 @@ def _notes(records: Sequence[Record], seeds: Sequence[int], tables: Sequence[Res
         notes.append(
             f"An average is the plain mean over the sets of its group{', without an interval' if is_bare else ''}."
         )
+    notes += _negatives(records)
     notes += _unreadable(records)
     remarks = {record["set"]["name"]: record["set"].get("note") for record in records}
     notes += [f"{name}: {remark.strip().rstrip('.')}." for name, remark in remarks.items() if remark]
     return tuple(notes)
+
+
+def _negatives(records: Sequence[Record]) -> list[str]:
+    """Say in a sentence how many negative labels each method has, and of which corpus."""
+    counts: dict[tuple[str, str], list[int]] = {}
+    for record in records:
+        if (negatives := record.get("negatives")) is not None:
+            place = str(record["method"]), str(negatives["settings"].get("corpus"))
+            counts.setdefault(place, []).append(negatives["count"])
+    listed = [f"{_span(found)} for {method} (corpus {corpus})" for (method, corpus), found in counts.items()]
+    return [f"Negative labels: {', '.join(listed)}."] if listed else []
 
 
 def _unreadable(records: Sequence[Record]) -> list[str]:

@@ -7,14 +7,19 @@ from types import MappingProxyType
 
 from .atd import ATD
 from .base import NEEDS, Method, MethodInputs, Need, TrainingInputs, method_inputs, unknown_argument
+from .csp import CSP
 from .ctw import CTW
 from .energy import ENERGY
+from .joint_energy import JOINT_ENERGY
 from .mahalanobis import MAHALANOBIS
 from .max_logit import MAX_LOGIT
 from .mcm import MCM
 from .msp import MSP
 from .nearest_neighbors import NEAREST_NEIGHBORS
+from .neglabel import NEGLABEL
+from .negrefine import NEGREFINE
 from .relative_mahalanobis import RELATIVE_MAHALANOBIS
+from .sigmoid import SIGMOID
 
 METHODS: Mapping[str, Method] = MappingProxyType(
     {
@@ -26,6 +31,11 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             MSP,
             MAX_LOGIT,
             ENERGY,
+            NEGLABEL,
+            CSP,
+            NEGREFINE,
+            SIGMOID,
+            JOINT_ENERGY,
             NEAREST_NEIGHBORS,
             MAHALANOBIS,
             RELATIVE_MAHALANOBIS,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from torch import Tensor
 
-Need = Literal["global", "no", "training", "training_labels"]
+Need = Literal["global", "no", "training", "training_labels", "negatives", "text_encoder", "sigmoid"]
 
 NEEDS: Mapping[Need, str] = MappingProxyType(
     {
@@ -23,6 +23,9 @@ NEEDS: Mapping[Need, str] = MappingProxyType(
         "no": 'a CLIPN model with a "no" text encoder',
         "training": "ID images to be fitted on",
         "training_labels": "the labels of these images",
+        "negatives": "negative labels",
+        "text_encoder": "a model that can embed further texts",
+        "sigmoid": "a model that was trained with a sigmoid loss, such as SigLIP",
     }
 )
 
@@ -36,11 +39,17 @@ class MethodInputs:
 
     Args:
         similarity (`torch.Tensor` of shape `(batch, classes)`): Cosines between images and class texts, in [-1, 1].
-        logits (`torch.Tensor` of shape `(batch, classes)`): The cosines times `logit_scale.exp()`.
+        logits (`torch.Tensor` of shape `(batch, classes)`):
+            The cosines times `logit_scale.exp()`, plus the logit bias of models that have one.
         no_logits (`torch.Tensor` of shape `(batch, classes)`, *optional*):
             The same for the "no" texts; None unless the method needs them.
         image_embeddings (`torch.Tensor` of shape `(batch, dim)`, *optional*): Those of the images, of unit norm.
         state (`Mapping[str, torch.Tensor]`, *optional*): What fitting the method gave.
+        negative_embeddings (`torch.Tensor` of shape `(negatives, dim)`, *optional*):
+            Those of the negative labels, of unit norm; None unless the method needs them.
+        embed_pairs (`Callable`, *optional*):
+            Positions `(pairs, 2)`, int64, of a class and a negative label, to the embeddings `(pairs, dim)` of the
+            texts "<label> and <negative label>", float32, of unit norm; None unless the method needs a text encoder.
     """
 
     similarity: "Tensor"
@@ -48,6 +57,8 @@ class MethodInputs:
     no_logits: "Tensor | None" = None
     image_embeddings: "Tensor | None" = None
     state: "Mapping[str, Tensor]" = field(default_factory=dict)
+    negative_embeddings: "Tensor | None" = None
+    embed_pairs: "Callable[[Tensor], Tensor] | None" = None
 
 
 @dataclass(frozen=True)
@@ -71,6 +82,9 @@ def method_inputs(
     no_text_embeddings: "Tensor | None" = None,
     logit_scale: float = 1.0,
     state: "Mapping[str, Tensor] | None" = None,
+    negative_embeddings: "Tensor | None" = None,
+    embed_pairs: "Callable[[Tensor], Tensor] | None" = None,
+    logit_bias: float = 0.0,
 ) -> MethodInputs:
     """Compare images with class texts.
 
@@ -82,6 +96,13 @@ def method_inputs(
         logit_scale (`float`, *optional*, defaults to 1.0):
             The factor between cosines and logits, `exp` of the parameter of that name.
         state (`Mapping[str, torch.Tensor]`, *optional*): What fitting the method gave.
+        negative_embeddings (`torch.Tensor` of shape `(negatives, dim)`, *optional*):
+            Those of the negative labels: float32, unit norm, on the same device.
+        embed_pairs (`Callable`, *optional*):
+            Positions `(pairs, 2)`, int64, of a class and a negative label, to the embeddings `(pairs, dim)` of the
+            texts "<label> and <negative label>": float32, unit norm, on the same device.
+        logit_bias (`float`, *optional*, defaults to 0.0):
+            What is added to the logits, `logit_bias` of models that were trained with a sigmoid loss.
 
     Returns:
         [`MethodInputs`]: Cosines and logits of shape `(batch, classes)`, float32.
@@ -100,8 +121,11 @@ def method_inputs(
 
     image_embeddings = normalize(image_embeddings.float(), dim=1)
     similarity = image_embeddings @ text_embeddings.T  # (batch, classes)
-    no_logits = None if no_text_embeddings is None else logit_scale * (image_embeddings @ no_text_embeddings.T)
-    return MethodInputs(similarity, logit_scale * similarity, no_logits, image_embeddings, state or {})
+    logits = logit_scale * similarity + logit_bias
+    no_logits = None
+    if no_text_embeddings is not None:
+        no_logits = logit_scale * (image_embeddings @ no_text_embeddings.T) + logit_bias
+    return MethodInputs(similarity, logits, no_logits, image_embeddings, state or {}, negative_embeddings, embed_pairs)
 
 
 @dataclass(frozen=True)
@@ -126,6 +150,11 @@ class Method:
         text_contrast (`float`, *optional*):
             With what `contrast` [`~clipn_hf.calibration.starting_threshold`] guesses a threshold from texts alone;
             None where it cannot.
+        templates (`tuple` of `str`, *optional*):
+            What labels are put into unless the user names other templates or the model brings some along, of which
+            then the first is used; empty for all those of the model.
+        mining (`Mapping[str, Any]`, *optional*):
+            The arguments that mining negative labels gets unless the user names others.
 
     The parameters of `score` and `fit` after the first, with their defaults, are the settings of the method.
     """
@@ -140,6 +169,8 @@ class Method:
     fit: "Callable[..., dict[str, Tensor]] | None" = None
     uses_text: bool = True
     text_contrast: float | None = None
+    templates: tuple[str, ...] = ()
+    mining: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -10,6 +10,8 @@ its formula can.
 from .baselines import energy, max_logit, mcm, msp
 from .clipn import atd, atd_is_ood, atd_probabilities, ctw, ctw_is_ood
 from .features import Gaussians, fit_gaussians, mahalanobis, nearest_neighbors, relative_mahalanobis
+from .neglabel import multi_matching, neglabel, neglabel_from_embeddings, top_negatives
+from .sigmoid import joint_energy, max_sigmoid
 
 __all__ = [
     "Gaussians",
@@ -20,10 +22,16 @@ __all__ = [
     "ctw_is_ood",
     "energy",
     "fit_gaussians",
+    "joint_energy",
     "mahalanobis",
     "max_logit",
+    "max_sigmoid",
     "mcm",
     "msp",
+    "multi_matching",
     "nearest_neighbors",
+    "neglabel",
+    "neglabel_from_embeddings",
     "relative_mahalanobis",
+    "top_negatives",
 ]

@@ -20,6 +20,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from ._checks import check_features, check_whole
+
 # Values that one chunk of the computation holds: 64 MB in float32, 128 MB in float64.
 _CHUNK = 2**24
 
@@ -65,10 +67,10 @@ def nearest_neighbors(
 
     ```
     """
-    features = _check_features(features, "features")
-    bank = _check_features(bank, "bank", min_images=1)
+    features = check_features(features, "features")
+    bank = check_features(bank, "bank", min_images=1)
     _check_dimensions(features, bank.shape[1], "bank")
-    _check_whole(k, "k")
+    check_whole(k, "k")
     if not 1 <= k <= len(bank):
         raise ValueError(f"`k` must be between 1 and the {len(bank)} images in `bank`, got {k}.")
     if reduction not in ("mean", "kth"):
@@ -153,7 +155,7 @@ def fit_gaussians(
 
     ```
     """
-    features = _check_features(features, "features", min_images=2)
+    features = check_features(features, "features", min_images=2)
     counts, order = _sort_by_label(labels, len(features), num_classes, features.device)
     if shrinkage is not None:
         _check_share(shrinkage, "shrinkage")
@@ -246,7 +248,7 @@ def mahalanobis(features: Tensor, gaussians: Gaussians) -> Tensor:
 
     ```
     """
-    features = _check_features(features, "features")
+    features = check_features(features, "features")
     _check_dimensions(features, gaussians.class_means.shape[1], "gaussians")
     return _smallest_distances(features, gaussians.class_means, gaussians.class_precision).float()
 
@@ -281,7 +283,7 @@ def relative_mahalanobis(features: Tensor, gaussians: Gaussians) -> Tensor:
 
     ```
     """
-    features = _check_features(features, "features")
+    features = check_features(features, "features")
     _check_dimensions(features, gaussians.class_means.shape[1], "gaussians")
     if len(gaussians.class_means) < 2:
         raise ValueError(
@@ -366,7 +368,7 @@ def _sort_by_label(
     lowest, highest = labels.min().item(), labels.max().item()
     if num_classes is None:
         num_classes = int(highest) + 1
-    _check_whole(num_classes, "num_classes")
+    check_whole(num_classes, "num_classes")
     if lowest < 0 or highest >= num_classes:
         raise ValueError(
             f"`labels` must be between 0 and {num_classes - 1} for {num_classes} classes, got {lowest} to {highest}."
@@ -379,33 +381,6 @@ def _sort_by_label(
             "each class, or leave out these classes."
         )
     return counts, labels.argsort(stable=True)
-
-
-def _check_features(values: Tensor, name: str, min_images: int = 0) -> Tensor:
-    """Check embeddings of shape `(images, dim)`; return them as they are, integers as float32."""
-    if not isinstance(values, Tensor):
-        raise TypeError(f"`{name}` must be a torch.Tensor of shape (images, dim), got {type(values).__name__}.")
-    if values.ndim != 2 or values.shape[1] == 0:
-        raise ValueError(f"`{name}` must have shape (images, dim), got {tuple(values.shape)}.")
-    if values.is_complex():
-        raise ValueError(f"`{name}` must be real, got dtype {values.dtype}.")
-    if len(values) < min_images:
-        raise ValueError(f"`{name}` has {len(values)} images, but at least {min_images} are needed; give more.")
-    if not values.is_floating_point():
-        return values.float()
-    # Not value by value, which would take as much memory again as a large bank.
-    bad = ~(torch.isfinite(values.amin(dim=1)) & torch.isfinite(values.amax(dim=1)))
-    if bad.any():
-        raise ValueError(
-            f"`{name}` has NaN or infinite values in {int(bad.sum())} of {len(values)} rows; look for damaged "
-            "weights, or an encoder that overflows in half precision."
-        )
-    return values
-
-
-def _check_whole(value: object, name: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"`{name}` must be a whole number, got {type(value).__name__} {value!r}.")
 
 
 def _check_share(value: object, name: str) -> None:

@@ -349,7 +349,7 @@ class CLIPNTrainer(Trainer):
                 except ImageError as error:
                     logger.warning(f"Row {row} is left out of the OOD evaluation: {error}")
             if images:
-                embeds.append(encoder.image_embeddings(encoder.pixel_values(images)))
+                embeds.append(encoder.image_embeddings(encoder.prepare_images(images)))
         counts = gather_counts(len(rows), device)
         row_numbers = torch.tensor(rows, dtype=torch.int64, device=device)
         return gather_rows(torch.cat(embeds), counts), gather_rows(row_numbers, counts).cpu()

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
-from ..wordnet import Synset, WordNet
+from .wordnet import Synset, WordNet
 
 Certainty = Literal["certain", "probable", "possible"]
 

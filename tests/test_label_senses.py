@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
 
-from clipn_hf.evaluation.label_senses import Kinship, is_no_kind, kinds, label_senses, synonyms
+from clipn_hf.label_senses import Kinship, is_no_kind, kinds, label_senses, synonyms
 
 
 @pytest.mark.parametrize(

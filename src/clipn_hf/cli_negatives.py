@@ -1,0 +1,255 @@
+# Copyright 2026 The clipn-hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""The subcommand `mine` of the command `clipn-hf`."""
+
+import contextlib
+import difflib
+import shlex
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from .cli_options import (
+    CacheDir,
+    Device,
+    Labels,
+    LabelsFile,
+    Model,
+    alternatives,
+    check_device,
+    check_output,
+    counted,
+    known_labels,
+    loading,
+    mining_cost,
+    model_or_embedded,
+    report,
+)
+from .records import printable
+
+if TYPE_CHECKING:
+    from .negatives import NegativeLabels
+
+# Those of `negatives.CORPORA` and `negatives.FILTERS`, which take seconds to import.
+CORPORA = ("wordnet", "wordnet-nouns", "wordnet-adjectives", "csp")
+FILTERS = ("id_names", "synonyms", "hyponyms", "hypernyms", "proper_nouns")
+EXTENSIONS = (".safetensors", ".txt")
+# How many of each kind are printed.
+FIRST = 8
+# Below the help of the subcommand.
+EXAMPLE = "Example: clipn-hf mine --labels cat,dog --filter id_names --filter hyponyms --out negatives.safetensors"
+
+
+def _complete_corpus(incomplete: str) -> list[str]:
+    return [name for name in CORPORA if name.startswith(incomplete)]
+
+
+def _complete_filter(incomplete: str) -> list[str]:
+    return [name for name in FILTERS if name.startswith(incomplete)]
+
+
+def mine(
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            "--output",
+            metavar="FILE",
+            help="The file to write: .safetensors with all that detect and calibrate need, or .txt with the texts "
+            "alone, one per line. It appears when complete.",
+        ),
+    ],
+    labels: Labels = None,
+    labels_file: LabelsFile = None,
+    model: Model = None,
+    corpus: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME|FILE",
+            help="Where candidates come from: wordnet (nouns and adjectives), wordnet-nouns, wordnet-adjectives, csp "
+            '(nouns, and adjectives with a superclass, such as "white creature"), or a text file with one per line, '
+            "of which blank lines and lines that begin with # are skipped.",
+            autocompletion=_complete_corpus,
+        ),
+    ] = "wordnet",
+    fraction: Annotated[
+        float,
+        typer.Option(
+            metavar="SHARE", help="Share of candidates to take: of each kind those farthest from the labels."
+        ),
+    ] = 0.15,
+    quantile: Annotated[
+        float,
+        typer.Option(
+            metavar="SHARE",
+            help="Which of its cosines with the labels says how near a candidate is to them: 1 the highest, 0.5 the "
+            "median.",
+        ),
+    ] = 0.95,
+    filters: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--filter",
+            metavar="NAME",
+            help="Candidates to drop first: id_names (a label but for case, accents, hyphens and plural), synonyms, "
+            "hyponyms or hypernyms of labels in WordNet, or proper_nouns; repeat the option for several.",
+            autocompletion=_complete_filter,
+            show_default="only exact duplicates are dropped",
+        ),
+    ] = None,
+    max_similarity: Annotated[
+        float | None,
+        typer.Option(
+            metavar="COSINE",
+            help="Drop candidates whose cosine with any label is higher, such as 0.95.",
+            show_default="any cosine will do",
+        ),
+    ] = None,
+    max_candidates: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="Draw so many candidates at random.", show_default="all"),
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Draws candidates for --max-candidates, and superclasses of csp.")
+    ] = 0,
+    templates: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--template",
+            metavar="TEXT",
+            help="Text around labels and candidates; repeat the option for several, which are averaged.",
+            show_default="the first one of the model, or The nice {}.",
+        ),
+    ] = None,
+    adjective_templates: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--adjective-template",
+            metavar="TEXT",
+            help="The same for adjectives.",
+            show_default="This is a {} photo",
+        ),
+    ] = None,
+    device: Device = None,
+    cache_dir: CacheDir = None,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Keep no embeddings on disk.")] = False,
+) -> None:
+    """Mine negative labels: words that are far from all labels, to tell what an unknown image looks like.
+
+    Some methods judge by them, such as neglabel; beside all others they explain. Option --negatives takes the file.
+    """
+    if (labels is None) == (labels_file is None):
+        raise typer.BadParameter("Exactly one of the two is needed.", param_hint="'--labels' / '--labels-file'")
+    if no_cache and cache_dir is not None:
+        raise typer.BadParameter("Only one of the two makes sense.", param_hint="'--cache-dir' / '--no-cache'")
+    for option, share in (("--quantile", quantile), ("--fraction", fraction)):
+        if not 0 <= share <= 1:
+            raise ValueError(f"`{option}` must be between 0 and 1, got {share:g}.")
+    if fraction == 0:
+        raise ValueError("`--fraction` 0 takes no candidate; give a share such as 0.15.")
+    if max_similarity is not None and not -1 <= max_similarity <= 1:
+        raise ValueError(
+            f"`--max-similarity` must be a cosine between -1 and 1, such as 0.95, got {max_similarity:g}."
+        )
+    for name in filters or ():
+        if name not in FILTERS:
+            raise ValueError(f"`--filter` must be {alternatives(FILTERS)}, got {name!r}{_did_you_mean(name, FILTERS)}")
+    if output.suffix not in EXTENSIONS:
+        raise ValueError(f"The name of the file {output} must end in {alternatives(EXTENSIONS)}.")
+    check_output(output)
+    known = known_labels(labels, labels_file)
+    if corpus not in CORPORA and not Path(corpus).is_file():
+        raise ValueError(
+            f"`--corpus` must be {alternatives(CORPORA)}, or a text file with one candidate per line; there is no "
+            f"file {corpus}{_did_you_mean(corpus, CORPORA)}"
+        )
+
+    from .encoders import DualEncoder
+    from .negatives import NegativeLabels, load_corpus
+
+    check_device(device)
+    candidates = load_corpus(corpus, seed, max_candidates)
+    if fraction * len(candidates) < 1:
+        raise ValueError(
+            f"`--fraction` {fraction:g} of {counted(len(candidates), 'candidate')} is less than one; raise it, or "
+            "give more candidates. Texts that need not be mined are given as they are by `--negatives` of detect."
+        )
+    with loading(model), _naming_options():
+        encoder = DualEncoder.from_pretrained(model_or_embedded(model), device=device)
+        report(mining_cost(len(candidates), candidates.name, kept=not no_cache))
+        bank = NegativeLabels.mine(
+            encoder,
+            known,
+            corpus,
+            templates=templates,
+            adjective_templates=adjective_templates,
+            quantile=quantile,
+            fraction=fraction,
+            filters=tuple(filters or ()),
+            max_similarity=max_similarity,
+            max_candidates=max_candidates,
+            seed=seed,
+            cache_dir=cache_dir,
+            use_cache=not no_cache,
+        )
+    bank.save(output)
+    _print_counts(bank, fraction)
+    _print_first(bank)
+    options = ["--labels", labels] if labels is not None else ["--labels-file", str(labels_file)]
+    options += ["--model", model] if model is not None else []
+    for template in templates or ():
+        options += ["--template", template]
+    options += ["--method", "neglabel", "--negatives", str(output)]
+    print(printable(f"Written to {output}; use it by: clipn-hf detect PATH... {shlex.join(options)}"))
+
+
+@contextlib.contextmanager
+def _naming_options() -> Iterator[None]:
+    """Make errors about arguments of mining name the options."""
+    try:
+        yield
+    except ValueError as error:
+        message = str(error).replace("`NegativeLabels.from_texts`", "`--negatives` of detect")
+        for name, option in (
+            ("filters", "--filter"),
+            ("fraction", "--fraction"),
+            ("max_similarity", "--max-similarity"),
+        ):
+            message = message.replace(f"`{name}`", f"`{option}`")
+        raise ValueError(message.replace("leave out filters", "leave out `--filter`")) from error
+
+
+def _did_you_mean(name: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]}?" if close else "."
+
+
+def _print_counts(bank: "NegativeLabels", fraction: float) -> None:
+    """Print how many candidates there were, how many each filter dropped, and how many were taken."""
+    words = {
+        "candidates": f"candidates of {printable(str(bank.settings['corpus']))}",
+        "duplicates": "exact duplicates, which count once",
+        "mined": f"mined: of each kind of words the {100 * fraction:g} % that are farthest from the labels",
+    }
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, count in bank.report.items():
+        table.add_row(f"{count:,}", Text(words.get(name, f"dropped by {name}")))
+    Console(highlight=False).print(table)
+
+
+def _print_first(bank: "NegativeLabels") -> None:
+    """Print the first negative labels of each kind, which are the farthest from the labels."""
+    for kind in dict.fromkeys(bank.kinds):
+        own = [label for label, of in zip(bank.labels, bank.kinds, strict=True) if of == kind]
+        more = ", …" if len(own) > FIRST else ""
+        print(printable(f"{counted(len(own), kind)}, the farthest first: {', '.join(own[:FIRST])}{more}"))
+
+
+__all__ = ["CORPORA", "EXAMPLE", "FILTERS", "mine"]

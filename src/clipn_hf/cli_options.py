@@ -1,0 +1,425 @@
+# Copyright 2026 The clipn-hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""What the subcommands of `clipn-hf` share: options, how they are read and checked, loading, and messages."""
+
+import contextlib
+import difflib
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .methods import METHODS, Method
+from .records import printable
+
+if TYPE_CHECKING:
+    from .calibration import Calibration
+
+PICTURE_EXTENSIONS = (".png", ".jpg", ".jpeg")
+DEFAULT_METHOD = "atd"
+UNFITTED_METHODS = {name: method for name, method in METHODS.items() if method.fit is None}
+# Lists of labels that are longer are cut.
+FEW_LABELS = 10
+# So many are embedded in seconds.
+FEW_CANDIDATES = 2_000
+
+Labels = Annotated[
+    str | None, typer.Option(metavar="A,B,C", help="The known things, separated by commas.", show_default=False)
+]
+LabelsFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="The known things, one per line. Blank lines and lines that begin with # are skipped.",
+        show_default=False,
+    ),
+]
+Model = Annotated[
+    str | None,
+    typer.Option(metavar="MODEL", help="Hub id or folder of the model.", show_default="the embedded checkpoint"),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--setting",
+        metavar="NAME=VALUE",
+        help="A setting of the method, such as temperature=0.5; repeat the option for several. `clipn-hf methods` "
+        "lists them.",
+        show_default="those of the method",
+    ),
+]
+Templates = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--template",
+        metavar="TEXT",
+        help='Text around a label, such as "a photo of a {}."; repeat the option for several, which are averaged.',
+        show_default="those of the method or the model",
+    ),
+]
+NoTemplates = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--no-template",
+        metavar="TEXT",
+        help='The same for the "no" text encoder of a CLIPN, such as "a photo of no {}.".',
+        show_default="those of the model; with learnable prompts --template",
+    ),
+]
+Negatives = Annotated[
+    Path | None,
+    typer.Option(
+        "--negatives",
+        metavar="FILE",
+        help="Negative labels, things that images may show besides the labels: a file that `clipn-hf mine` wrote, or "
+        "any text file with one per line.",
+        show_default="mined from WordNet by methods that need them, else none",
+    ),
+]
+BatchSize = Annotated[int, typer.Option(metavar="N", min=1, help="Images per pass through the model.")]
+Device = Annotated[
+    str | None,
+    typer.Option(metavar="DEVICE", help="Such as cpu or cuda:1.", show_default="an accelerator, if there is one"),
+]
+Recursive = Annotated[bool, typer.Option("--recursive", "-r", help="Search folders at every depth.")]
+CacheDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--cache-dir",
+        metavar="FOLDER",
+        help="The folder of the cache.",
+        show_default="$CLIPN_HF_CACHE, or clipn_hf in $HF_HOME or ~/.cache",
+    ),
+]
+
+
+def alternatives(names: Iterable[str]) -> str:
+    """Word a choice, such as "a, b or c"."""
+    *others, last = names
+    return f"{', '.join(others)} or {last}" if others else last
+
+
+def complete_method(incomplete: str) -> list[tuple[str, str]]:
+    """Give the shell the methods whose names begin so, with their titles."""
+    return [(method.name, method.title) for method in METHODS.values() if method.name.startswith(incomplete)]
+
+
+def complete_unfitted_method(incomplete: str) -> list[tuple[str, str]]:
+    """Give the shell those of them that are not fitted on images."""
+    return [(name, title) for name, title in complete_method(incomplete) if name in UNFITTED_METHODS]
+
+
+def known_labels(labels: str | None, labels_file: Path | None) -> list[str]:
+    """Read the labels, of which one of the two options tells."""
+    return read_labels(labels_file) if labels_file else split_labels(labels or "")
+
+
+def split_labels(text: str) -> list[str]:
+    """Read what was given as `--labels`."""
+    labels = [label.strip() for label in text.split(",")]
+    for position, label in enumerate(labels, start=1):
+        if not label:
+            raise ValueError(f"Label {position} of --labels {text!r} is empty; remove a comma, or name the label.")
+    return labels
+
+
+def read_labels(path: Path) -> list[str]:
+    """Read the file that was given as `--labels-file`."""
+    try:
+        # Some editors put a byte order mark in front.
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"The labels file {path} is not text in UTF-8 ({error}); save it as such.") from error
+    labels = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    if not labels:
+        raise ValueError(f"The labels file {path} has no labels; write one per line.")
+    return labels
+
+
+def found_images(paths: Sequence[str], recursive: bool) -> list[str]:
+    """Find the images that were named, at least one."""
+    from .images import find_images
+
+    files = find_images(paths, recursive)
+    if not files:
+        advice = "." if recursive else "; to search the folders inside, add --recursive."
+        raise ValueError(f"There are no images in {', '.join(paths)}{advice}")
+    return files
+
+
+def model_or_embedded(model: str | None) -> str:
+    """Take the embedded checkpoint where no model was named, and say so."""
+    from .encoders import EMBEDDED_CHECKPOINT
+
+    if model is not None:
+        return model
+    report(
+        "No `--model` given: using the embedded clipn-tiny, a small CLIPN trained on emoji drawings, good for first "
+        "steps. For photographs give a real one, such as --model openai/clip-vit-base-patch16 with --method mcm."
+    )
+    return EMBEDDED_CHECKPOINT
+
+
+def named_method(name: str | None) -> Method:
+    """Find the method that was given as `--method`, if any."""
+    if name is None:
+        return METHODS[DEFAULT_METHOD]
+    if name not in METHODS:
+        raise ValueError(f"`--method` must be one of {', '.join(METHODS)}, got {name!r}.")
+    return METHODS[name]
+
+
+def read_settings(method: Method, texts: Sequence[str] | None) -> dict[str, Any]:
+    """Read what was given as `--setting`: numbers, true, false and null as in JSON, everything else as a word."""
+    settings: dict[str, Any] = {}
+    defaults = method.settings
+    for text in texts or ():
+        name, _, word = (part.strip() for part in text.partition("="))
+        if not name or not word:
+            raise ValueError(f"`--setting` must be NAME=VALUE, such as temperature=0.5, got {text!r}.")
+        if name not in defaults:
+            close = difflib.get_close_matches(name, defaults, n=1)
+            suggestion = f", did you mean {close[0]}?" if close else "."
+            listed = f"Known are: {', '.join(defaults)}." if defaults else "It has none; leave out --setting."
+            raise ValueError(f"`--setting {text}`: method {method.name} has no setting {name}{suggestion} {listed}")
+        if name in settings:
+            raise ValueError(f"`--setting {name}` is given twice; give one value.")
+        value = read_value(word)
+        if isinstance(defaults[name], bool) and not isinstance(value, bool):
+            raise ValueError(f"`--setting {name}` must be true or false, got {word!r}.")
+        settings[name] = value
+    return settings
+
+
+def read_value(word: str) -> Any:
+    """Read a value as in JSON; what is none is a word."""
+    # JSON knows no .5 and no 1.
+    for read in (json.loads, float):
+        with contextlib.suppress(ValueError):
+            return read(word)
+    return word
+
+
+def check_settings(method: Method, settings: Mapping[str, Any], num_negatives: int = 10**6) -> None:
+    """Find out which values the score refuses.
+
+    Before a model is loaded, nobody knows how many negative labels there will be: let them be more than any groups.
+    """
+    if not settings or method.fit is not None:
+        return
+
+    from torch import zeros
+
+    from .methods import MethodInputs
+
+    cosines = zeros(1, max(2, method.min_labels))
+    inputs = MethodInputs(
+        cosines,
+        cosines,
+        cosines,
+        image_embeddings=zeros(1, 1),
+        negative_embeddings=zeros(num_negatives, 1),
+        embed_pairs=lambda pairs: zeros(len(pairs), 1),
+    )
+    with naming_settings(settings):
+        method.score(inputs, **{**method.settings, **settings})
+
+
+def check_negatives(path: Path | None) -> None:
+    """Find out before a model is loaded that there is no file of negative labels."""
+    if path is not None and not path.is_file():
+        raise ValueError(
+            f"`--negatives` must be a file that `clipn-hf mine` wrote, or a text file with one negative label per "
+            f"line; there is none at {path}."
+        )
+
+
+def announce_mining(method: Method, negatives: Path | None, labels: Sequence[str]) -> None:
+    """Say before it begins that negative labels are mined, which may take minutes."""
+    if negatives is None and "negatives" not in method.needs:
+        return
+
+    from .negatives import NegativeLabels, load_corpus
+
+    if negatives is None:
+        corpus = str(method.mining.get("corpus", "wordnet"))
+        report(
+            f"Method {method.name} mines negative labels for your labels. "
+            f"{mining_cost(len(load_corpus(corpus)), corpus)} To use others, name a file by `--negatives`."
+        )
+    elif negatives.suffix == ".safetensors":
+        mined_for = NegativeLabels.load(negatives).mined_for
+        if mined_for is not None and set(mined_for) != set(labels):
+            report(f"The negative labels in {negatives} were mined for other labels; they are mined again for yours.")
+
+
+def mining_cost(count: int, corpus: str, kept: bool = True) -> str:
+    """Say what mining does and how long it may take."""
+    work = f"The model embeds {counted(count, 'candidate')} of {corpus}"
+    if count < FEW_CANDIDATES:
+        return f"{work}."
+    again = "they are kept on disk, for the next time to take seconds" if kept else "they are not kept"
+    return f"{work}, which may take minutes on a CPU and takes seconds on a GPU; {again}."
+
+
+@contextlib.contextmanager
+def naming_settings(settings: Mapping[str, Any]) -> Iterator[None]:
+    """Say of errors about a setting that was given where it was given."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        for name in settings:
+            if str(error).startswith(f"`{name}` "):
+                raise ValueError(f"`--setting {name}` does not fit: {error}") from error
+        raise
+
+
+@contextlib.contextmanager
+def loading(model: str | None, kind: str = "model") -> Iterator[None]:
+    """Load a model: errors become those that `main` reports."""
+    from .encoders import IncompleteCheckpointError
+
+    prepare_loading(model, kind)
+    loggers = [logging.getLogger(name) for name in ("transformers.modeling_utils", "transformers.integrations.peft")]
+    for logger in loggers:
+        logger.addFilter(_is_worth_saying)
+    try:
+        yield
+    # torch asserts that it was built for the device.
+    except (IncompleteCheckpointError, AssertionError) as error:
+        raise ValueError(str(error)) from error
+    finally:
+        for logger in loggers:
+            logger.removeFilter(_is_worth_saying)
+
+
+def _is_worth_saying(record: logging.LogRecord) -> bool:
+    """Withhold the tables of transformers about weights that are missing or do not fit: the error names them."""
+    message = record.getMessage()
+    return "LOAD REPORT" not in message or ("MISSING" not in message and "MISMATCH" not in message)
+
+
+def prepare_loading(model: str | None, kind: str = "model") -> None:
+    """Make transformers know CLIPN, and hide progress bars, unless of a download that somebody may watch."""
+    from transformers.utils.logging import disable_progress_bar
+
+    from .modeling import register_auto_classes
+
+    register_auto_classes()
+    # Of what can be no id of the Hub, which has one slash at most, transformers would only say that.
+    if model and not os.path.isdir(model) and (os.path.isabs(model) or model[0] in ".~" or model.count("/") > 1):
+        raise ValueError(f"There is no folder {model}; name one with a {kind}, or the id of a {kind} on the Hub.")
+    if model is None or os.path.isdir(model) or not sys.stderr.isatty():
+        disable_progress_bar()
+
+
+def check_device(device: str | None) -> None:
+    """Find out before a model is loaded whether torch knows the device."""
+    import torch
+
+    try:
+        torch.device(device or "cpu")
+    except RuntimeError as error:
+        raise ValueError(f"`--device` must be a device of torch, such as cpu or cuda:1, got {device!r}.") from error
+
+
+def check_output(path: Path, extensions: Sequence[str] = ()) -> None:
+    """Find out what would only fail at the end."""
+    if path.is_dir():
+        raise ValueError(f"The output {path} is a folder; name a file in it.")
+    if path.exists() and not path.is_file():
+        raise ValueError(f"The output {path} is not a regular file; to write to a device, redirect standard output.")
+    if not path.absolute().parent.is_dir():
+        raise ValueError(f"The folder of the output {path} does not exist; make it first.")
+    if not os.access(path.absolute().parent, os.W_OK):
+        raise ValueError(f"The folder of the output {path} may not be written to; choose another one.")
+    if extensions and path.suffix.lower() not in extensions:
+        raise ValueError(f"The name of the picture {path} must end in {alternatives(extensions)}.")
+
+
+def counted(number: int, noun: str) -> str:
+    """Word a number of things, such as "2 labels"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def first_ones(names: Sequence[str]) -> str:
+    """List names, of many only the first."""
+    more = f" and {len(names) - FEW_LABELS:,} more" if len(names) > FEW_LABELS else ""
+    return f"{', '.join(names[:FEW_LABELS])}{more}"
+
+
+def thresholds_of_labels(calibration: "Calibration") -> list[str]:
+    """Make a line for each label with a threshold of its own, if there are few."""
+    groups = calibration.groups
+    if not 0 < len(groups) <= FEW_LABELS:
+        return []
+    width = max(len(printable(str(group.label))) for group in groups)
+    return [
+        f"  {printable(str(group.label)):<{width}}  {group.threshold:.6g} ({counted(group.n, 'image')})"
+        for group in groups
+    ]
+
+
+def describe_promise(calibration: "Calibration") -> str:
+    """Word what a threshold promises and, if it does not come from ID images, where it comes from."""
+    return calibration.promise if calibration.origin is None else f"{calibration.promise} ({calibration.origin})"
+
+
+def show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    """Print a warning as one line; stands in for `warnings.showwarning`."""
+    report(f"Warning: {message}")
+
+
+def report(message: str) -> None:
+    """Print a message on standard error, in one line."""
+    print(printable(" ".join(message.split())), file=sys.stderr)
+
+
+__all__ = [
+    "DEFAULT_METHOD",
+    "FEW_LABELS",
+    "PICTURE_EXTENSIONS",
+    "UNFITTED_METHODS",
+    "BatchSize",
+    "CacheDir",
+    "Device",
+    "Labels",
+    "LabelsFile",
+    "Model",
+    "Negatives",
+    "NoTemplates",
+    "Recursive",
+    "Settings",
+    "Templates",
+    "alternatives",
+    "announce_mining",
+    "check_device",
+    "check_negatives",
+    "check_output",
+    "check_settings",
+    "complete_method",
+    "complete_unfitted_method",
+    "counted",
+    "describe_promise",
+    "first_ones",
+    "found_images",
+    "known_labels",
+    "loading",
+    "mining_cost",
+    "model_or_embedded",
+    "named_method",
+    "naming_settings",
+    "prepare_loading",
+    "read_labels",
+    "read_settings",
+    "read_value",
+    "report",
+    "show_warning",
+    "split_labels",
+    "thresholds_of_labels",
+]

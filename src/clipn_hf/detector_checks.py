@@ -1,0 +1,258 @@
+# Copyright 2026 The clipn-hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a detector accepts: arguments, encoders that can serve its method, image embeddings."""
+
+import math
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers.utils import logging
+
+from .encoders import DualEncoder, PrecomputedEncoder
+from .methods import METHODS, NEEDS, Method, Need
+from .prompts import validate_labels
+
+logger = logging.get_logger(__name__)
+
+# What to do about each need that an encoder may not meet; the most serious one first.
+_REMEDIES: dict[Need, str] = {
+    "no": "use a trained CLIPN, or one of",
+    "sigmoid": "use a SigLIP, or one of",
+    "text_encoder": "give a model in place of embeddings that were computed before, or use one of",
+    "negatives": "give them as `negatives`, or use one of",
+}
+
+
+def is_embeddings(images: Any) -> bool:
+    """Tell whether `images` are embeddings: a floating-point matrix."""
+    if isinstance(images, Tensor):
+        return images.ndim == 2 and images.is_floating_point()
+    return isinstance(images, np.ndarray) and images.ndim == 2 and np.issubdtype(images.dtype, np.floating)
+
+
+def check_count(name: str, count: object, minimum: int = 1) -> None:
+    """Check that `count` is None or an integer that is large enough.
+
+    Args:
+        name (`str`): How the error calls it.
+        count: What was given.
+        minimum (`int`, *optional*, defaults to 1): The lowest that is accepted; 0 or 1.
+
+    Raises:
+        ValueError: It is not.
+    """
+    if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < minimum):
+        raise ValueError(
+            f"`{name}` must be {'a positive integer' if minimum else 'an integer from 0'}, got {count!r}."
+        )
+
+
+def check_given_count(name: str, count: object, minimum: int = 1) -> None:
+    """Check as `check_count`, for what must not be None.
+
+    Raises:
+        ValueError: It is no integer, or too low.
+    """
+    if count is None:
+        raise ValueError(f"`{name}` must be {'a positive integer' if minimum else 'an integer from 0'}, got None.")
+    check_count(name, count, minimum)
+
+
+def check_threshold(threshold: Any) -> float | None:
+    """Check that a threshold is None or a finite number, and return it as that.
+
+    Raises:
+        TypeError: It is no number.
+        ValueError: It is not finite.
+    """
+    if threshold is None:
+        return None
+    is_number = hasattr(threshold, "__float__") and not isinstance(threshold, bool | np.bool_)
+    if not is_number or getattr(threshold, "ndim", 0) > 0:
+        raise TypeError(f"`threshold` must be a number, got {type(threshold).__name__} {threshold!r}.")
+    threshold = float(threshold)
+    if not math.isfinite(threshold):
+        raise ValueError(f"`threshold` must be finite, got {threshold}.")
+    return float(threshold)
+
+
+def check_labels(labels: Sequence[str], method: Method) -> list[str]:
+    """Check that labels are some, and enough for a method.
+
+    Raises:
+        TypeError, ValueError: As [`~clipn_hf.prompts.validate_labels`]; there are fewer than the method needs.
+    """
+    checked = validate_labels(labels)
+    if len(checked) < method.min_labels:
+        raise ValueError(
+            f"Method {method.name} needs at least {method.min_labels} labels, got {checked}; use one of "
+            f"{method_names(row for row in METHODS.values() if row.min_labels <= len(checked))}."
+        )
+    return checked
+
+
+def check_image_embeddings(image_embeddings: Any, dim: int) -> Tensor:
+    """Check image embeddings, and return them as float32 on the CPU.
+
+    Args:
+        image_embeddings: A matrix.
+        dim (`int`): The width that the embeddings of the labels have.
+
+    Returns:
+        `torch.Tensor` of shape `(images, dim)`, of any norm but zero.
+
+    Raises:
+        ValueError: Another shape, values that are not finite, rows of zeros.
+    """
+    embeddings = torch.as_tensor(image_embeddings).detach().float().cpu()
+    if embeddings.ndim != 2 or embeddings.shape[1] != dim:
+        raise ValueError(
+            f"Image embeddings must have shape (images, {dim}) for this model, got {tuple(embeddings.shape)}."
+        )
+    if not torch.isfinite(embeddings).all():
+        raise ValueError("Image embeddings have NaN or infinite values; compute them again in float32.")
+    if len(embeddings) and not embeddings.any(dim=1).all():
+        raise ValueError("Image embeddings have rows of zeros, which have no direction; compute them again.")
+    return embeddings
+
+
+def label_positions(id_labels: Any, labels: Sequence[str]) -> list[int]:
+    """Find the position in `labels` of each label, given by name or position.
+
+    Args:
+        id_labels: One name or position per image.
+        labels (`Sequence[str]`): All labels.
+
+    Returns:
+        `list[int]`
+
+    Raises:
+        TypeError: Not one label per image.
+        ValueError: A label that is not among `labels`.
+    """
+    if isinstance(id_labels, str) or not isinstance(id_labels, Iterable):
+        raise TypeError(f"`id_labels` must be one label per image, got {id_labels!r}.")
+    positions = {label: position for position, label in enumerate(labels)}
+    found = []
+    for row, label in enumerate(id_labels.tolist() if isinstance(id_labels, Tensor | np.ndarray) else id_labels):
+        label = label.item() if isinstance(label, Tensor | np.generic) and label.ndim == 0 else label
+        position = positions.get(label) if isinstance(label, str) else label
+        if isinstance(position, bool) or not isinstance(position, int) or not 0 <= position < len(labels):
+            raise ValueError(
+                f"`id_labels[{row}]` must be one of the {len(labels)} labels or its position, got {label!r}; "
+                f"the labels are {', '.join(labels[:5])}{', …' if len(labels) > 5 else ''}."
+            )
+        found.append(position)
+    return found
+
+
+def check_every_label(what: str, found: Iterable[str], labels: Sequence[str], fix: str) -> None:
+    """Check that no label is without images.
+
+    Args:
+        what (`str`): How the error begins, up to the labels that are absent.
+        found (`Iterable[str]`): The labels of the images.
+        labels (`Sequence[str]`): All labels.
+        fix (`str`): How the error ends.
+
+    Raises:
+        ValueError: There are labels without images.
+    """
+    present = {*found}
+    absent = [label for label in labels if label not in present]
+    if absent:
+        more = f" and {len(absent) - 3} more" if len(absent) > 3 else ""
+        raise ValueError(f"{what} {', '.join(map(repr, absent[:3]))}{more}; {fix}.")
+
+
+def unserved(method: Method, encoder: DualEncoder | PrecomputedEncoder, has_negatives: bool = False) -> str | None:
+    """Tell why an encoder cannot serve a method.
+
+    Args:
+        method ([`~clipn_hf.methods.Method`]): A row of `METHODS`.
+        encoder ([`DualEncoder`] or [`PrecomputedEncoder`]): What embeds images and labels.
+        has_negatives (`bool`, *optional*, defaults to `False`):
+            Whether negative labels are given. A model can embed those that are mined otherwise.
+
+    Returns:
+        `str`: The reason; None if the encoder has all that the method needs of a model.
+    """
+    provided: set[Need] = {"global", "training", "training_labels"}
+    if encoder.has_no_encoder:
+        provided.add("no")
+    if encoder.is_sigmoid:
+        provided.add("sigmoid")
+    if isinstance(encoder, DualEncoder):
+        provided |= {"negatives", "text_encoder"}
+    elif has_negatives:
+        provided.add("negatives")
+    lacking = [need for need in _REMEDIES if need in method.needs - provided]
+    if not lacking:
+        return None
+    usable = method_names(row for row in METHODS.values() if row.needs <= provided)
+    got = type(encoder.model).__name__ if isinstance(encoder, DualEncoder) else type(encoder).__name__
+    needed = NEEDS[lacking[0]]
+    return f"Method {method.name} needs {needed}, got {got}; {_REMEDIES[lacking[0]]} {usable}."
+
+
+def check_served(method: Method, encoder: DualEncoder | PrecomputedEncoder, has_negatives: bool = False) -> None:
+    """Check that an encoder can serve a method, as `unserved` tells it.
+
+    Raises:
+        ValueError: It cannot.
+    """
+    reason = unserved(method, encoder, has_negatives)
+    if reason is not None:
+        raise ValueError(reason)
+
+
+def make_encoder(
+    model: Any,
+    processor: Any = None,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+) -> DualEncoder | PrecomputedEncoder:
+    """Make an encoder of whatever [`OODDetector`] takes for a model.
+
+    Raises:
+        TypeError: Arguments that belong to an encoder which is there already; as [`DualEncoder`].
+        OSError, ValueError, IncompleteCheckpointError: As [`DualEncoder.from_pretrained`].
+    """
+    if isinstance(model, DualEncoder | PrecomputedEncoder):
+        if any(argument is not None for argument in (processor, device, dtype)):
+            raise TypeError("`processor`, `device` and `dtype` belong to the encoder; pass them when making it.")
+        return model
+    if model is None or isinstance(model, str | os.PathLike):
+        encoder = DualEncoder.from_pretrained(model, processor, device, dtype)
+        if getattr(encoder.model, "detector_folder", None) is not None:
+            logger.warning_once(
+                f"{model} is a detector, of which the model alone is used; `OODDetector.from_pretrained` loads it "
+                "with its labels, method and threshold."
+            )
+        return encoder
+    return DualEncoder(model, processor, device, dtype)
+
+
+def method_names(methods: Iterable[Method]) -> str:
+    """List methods in a sentence."""
+    return ", ".join(method.name for method in methods)
+
+
+__all__ = [
+    "check_count",
+    "check_every_label",
+    "check_given_count",
+    "check_image_embeddings",
+    "check_labels",
+    "check_served",
+    "check_threshold",
+    "is_embeddings",
+    "label_positions",
+    "make_encoder",
+    "method_names",
+    "unserved",
+]

@@ -1,0 +1,112 @@
+# Copyright 2026 The clipn-hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""The images that a detector is given, embedded: batch by batch to be judged, all together to learn from."""
+
+import hashlib
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor
+from torch.nn.functional import normalize
+from transformers.utils import logging
+
+from .detector_checks import check_given_count, check_image_embeddings, is_embeddings
+from .detector_state import DetectorState
+from .features import extract_features
+from .images import image_of, number_images
+
+logger = logging.get_logger(__name__)
+
+
+def embed_batches(detector: DetectorState, images: Any, batch_size: int) -> Iterator[Tensor]:
+    """Embed images, no more of which are in memory than one batch.
+
+    Args:
+        detector ([`OODDetector`]): Its encoder embeds them.
+        images: As for calling the detector.
+        batch_size (`int`): Images per pass through the model.
+
+    Yields:
+        `torch.Tensor` of shape `(batch, dim)`
+
+    Raises:
+        ImageError, TypeError, ValueError: As for calling the detector.
+    """
+    check_given_count("batch_size", batch_size)
+    if is_embeddings(images):
+        raise TypeError("These are embeddings; judge them by `results` or `score`.")
+    encoder = detector.image_encoder
+    numbered = number_images(images)
+    # A single image needs no number in errors.
+    items = iter([(None, image_of(images))] if numbered is None else numbered)
+    while batch := list(itertools.islice(items, batch_size)):
+        yield encoder.image_embeddings(encoder.prepare_images([image for _, image in batch], start=batch[0][0]))
+
+
+def embed_images(
+    detector: DetectorState, images: Any, positions: list[int] | None, batch_size: int, use_cache: bool
+) -> tuple[Tensor, list[bytes], list[int] | None]:
+    """Embed images to learn from.
+
+    Args:
+        detector ([`OODDetector`]): Its encoder embeds them.
+        images: Images, or their embeddings, as for [`OODDetector.score`].
+        positions (`list[int]`, *optional*): The position of the label of each.
+        batch_size (`int`): Images per pass through the model.
+        use_cache (`bool`): Whether to read and keep embeddings on disk.
+
+    Returns:
+        `tuple[torch.Tensor, list[bytes], list[int]]`: Embeddings `(images, dim)`, or those given as they are; a digest
+        of each image; the positions of those that could be read.
+
+    Raises:
+        TypeError, ValueError: As [`OODDetector.fit`].
+    """
+    check_given_count("batch_size", batch_size)
+    if is_embeddings(images):
+        # As they are: scores are bit-equal to those of the same embeddings later, when they are normalised once.
+        embeddings = check_image_embeddings(images, detector.dim)
+        if len(embeddings) == 0:
+            raise ValueError("There are no image embeddings; give those of at least one image.")
+        if positions is not None and len(positions) != len(embeddings):
+            raise ValueError(f"`id_labels` must be one per image, got {len(positions)} for {len(embeddings)} images.")
+        return embeddings, row_digests(embeddings), positions
+    features = extract_features(
+        images, detector.image_encoder, labels=positions, batch_size=batch_size, use_cache=use_cache
+    )
+    return features.embeddings, [bytes.fromhex(digest) for digest in features.digests], features.labels
+
+
+def embed_distinct_images(
+    detector: DetectorState, name: str, images: Any, batch_size: int, use_cache: bool
+) -> tuple[Tensor, list[bytes]]:
+    """Embed images as `embed_images`, each once: copies are no further draws.
+
+    Args:
+        detector, images, batch_size, use_cache: As for `embed_images`.
+        name (`str`): How the log calls the images.
+
+    Returns:
+        `tuple[torch.Tensor, list[bytes]]`: Embeddings `(images, dim)` and a digest of each image.
+
+    Raises:
+        TypeError, ValueError: As [`OODDetector.calibrate`].
+    """
+    embeddings, digests, _ = embed_images(detector, images, None, batch_size, use_cache)
+    first = {digest: row for row, digest in reversed([*enumerate(digests)])}
+    if len(first) == len(digests):
+        return embeddings, digests
+    logger.warning(
+        f"{len(digests) - len(first)} of the {len(digests)} images of `{name}` are copies of others and left out."
+    )
+    rows = sorted(first.values())
+    return embeddings[rows], [digests[row] for row in rows]
+
+
+def row_digests(embeddings: Tensor) -> list[bytes]:
+    """Compute SHA-256 of each embedding, whatever its norm."""
+    return [hashlib.sha256(row.tobytes()).digest() for row in normalize(embeddings, dim=1).numpy()]
+
+
+__all__ = ["embed_batches", "embed_distinct_images", "embed_images", "row_digests"]

@@ -1,0 +1,419 @@
+# Copyright 2026 The clipn-hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a detector is made of, and what of it no longer holds after a change.
+
+[`OODDetector`] adds what is done with it: judging, fitting, calibrating, saving.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.utils import logging
+
+from .calibration import Calibration
+from .detector_checks import check_image_embeddings, check_labels, check_served, check_threshold, make_encoder
+from .detector_negatives import Asked, PairEmbedder, make_bank, read_negatives, same_bank
+from .digests import image_processor_settings, model_digest, same_images, settings_digest
+from .encoders import DualEncoder, PrecomputedEncoder
+from .methods import Method, MethodInputs, method_inputs
+from .negatives import NegativeLabels
+
+logger = logging.get_logger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Wording:
+    """The texts of a detector, as they were asked for.
+
+    Args:
+        labels (`list[str]`): The known classes.
+        templates (`Sequence[str]`, *optional*): None for those of the method, or else of the encoder.
+        no_templates (`Sequence[str]`, *optional*): The same for the "no" text encoder.
+        negatives (*optional*): What [`~clipn_hf.detector_negatives.read_negatives`] gives.
+    """
+
+    labels: list[str]
+    templates: Sequence[str] | None = None
+    no_templates: Sequence[str] | None = None
+    negatives: Asked = None
+
+    def resolve_templates(
+        self, encoder: DualEncoder | PrecomputedEncoder, method: Method
+    ) -> tuple[list[str], list[str]]:
+        """Find the templates for the text encoder and for the "no" text encoder.
+
+        Raises:
+            TypeError, ValueError: As [`DualEncoder.label_templates`].
+        """
+        templates = self.templates
+        # Embeddings that were computed before have the templates that they have.
+        if templates is None and isinstance(encoder, DualEncoder) and method.templates:
+            templates = encoder.single_template(method.templates)
+        return encoder.label_templates(templates, self.no_templates)
+
+
+@dataclass(frozen=True, eq=False)
+class EmbeddedTexts:
+    """The texts of a detector, embedded. On the CPU, where float32 means float32.
+
+    Args:
+        templates (`list[str]`): What labels are put into.
+        no_templates (`list[str]`): The same for the "no" text encoder.
+        text (`torch.Tensor` of shape `(classes, dim)`): Embeddings of the labels.
+        no_text (`torch.Tensor` of shape `(classes, dim)` or `None`): Those of the "no" text encoder.
+        negatives ([`~clipn_hf.negatives.NegativeLabels`] or `None`): The negative labels.
+        embed_pairs ([`~clipn_hf.detector_negatives.PairEmbedder`] or `None`): For methods that need a text encoder.
+    """
+
+    templates: list[str]
+    no_templates: list[str]
+    text: Tensor
+    no_text: Tensor | None = None
+    negatives: NegativeLabels | None = None
+    embed_pairs: PairEmbedder | None = None
+
+
+def embed_texts(
+    encoder: DualEncoder | PrecomputedEncoder,
+    method: Method,
+    wording: Wording,
+    templates: tuple[list[str], list[str]] | None = None,
+    before: EmbeddedTexts | None = None,
+) -> EmbeddedTexts:
+    """Embed labels, and make the negative labels that were asked for.
+
+    Args:
+        encoder ([`DualEncoder`] or [`PrecomputedEncoder`]): Embeds them.
+        method ([`~clipn_hf.methods.Method`]): Says what it needs of them.
+        wording ([`Wording`]): The texts.
+        templates (`tuple[list[str], list[str]]`, *optional*): Those to use; by default those of `wording`.
+        before ([`EmbeddedTexts`], *optional*): What the detector had, which may be right still.
+
+    Returns:
+        [`EmbeddedTexts`]
+
+    Raises:
+        TypeError, ValueError: As [`DualEncoder.class_embeddings`] and
+            [`~clipn_hf.detector_negatives.make_bank`]; the encoder cannot serve the method.
+    """
+    check_served(method, encoder, wording.negatives is not None)
+    used, no_used = wording.resolve_templates(encoder, method) if templates is None else templates
+    text, no_text = encoder.class_embeddings(
+        wording.labels, used, no_used or None, use_no_encoder="no" in method.needs
+    )
+    old_bank = None if before is None else before.negatives
+    bank = make_bank(encoder, method, wording.labels, used, wording.negatives, old_bank)
+    if bank is not None and bank.embeddings.shape[1] != text.shape[1]:
+        raise ValueError(
+            f"The negative labels have embeddings of width {bank.embeddings.shape[1]}, the labels of width "
+            f"{text.shape[1]}; give negative labels that were embedded by {encoder.source}."
+        )
+    no_text = None if no_text is None else no_text.cpu()
+    return EmbeddedTexts(
+        used, no_used, text.cpu(), no_text, bank, embedder_of_pairs(encoder, method, wording, used, bank)
+    )
+
+
+def embedder_of_pairs(
+    encoder: DualEncoder | PrecomputedEncoder,
+    method: Method,
+    wording: Wording,
+    templates: list[str],
+    bank: NegativeLabels | None,
+) -> PairEmbedder | None:
+    """Make what embeds a label and a negative label together, if the method needs that.
+
+    Args:
+        encoder, method, wording, templates: As for [`embed_texts`].
+        bank ([`~clipn_hf.negatives.NegativeLabels`], *optional*): The negative labels.
+
+    Returns:
+        [`~clipn_hf.detector_negatives.PairEmbedder`] or None.
+    """
+    if "text_encoder" not in method.needs or bank is None or not isinstance(encoder, DualEncoder):
+        return None
+    return PairEmbedder(encoder, wording.labels, bank.labels, templates)
+
+
+class DetectorState:
+    """Encoder, labels, method and threshold, which may be changed. The class is [`OODDetector`]'s alone.
+
+    Args:
+        encoder ([`DualEncoder`] or [`PrecomputedEncoder`]): Embeds images and texts.
+        method ([`~clipn_hf.methods.Method`]): The row of `METHODS`.
+        settings (`Mapping`): All settings of the method.
+        wording ([`Wording`]): Labels, templates and negative labels.
+        threshold (`float`, *optional*): The score above which an image is OOD.
+        texts ([`EmbeddedTexts`], *optional*): What the encoder makes of `wording`, if that is known.
+
+    Raises:
+        TypeError, ValueError: As [`OODDetector`].
+    """
+
+    def __init__(
+        self,
+        encoder: DualEncoder | PrecomputedEncoder,
+        method: Method,
+        settings: Mapping[str, Any],
+        wording: Wording,
+        threshold: float | None = None,
+        texts: EmbeddedTexts | None = None,
+    ) -> None:
+        self._encoder = encoder
+        self._method = method
+        self._settings = dict(settings)
+        self._wording = wording
+        self._state: dict[str, Tensor] = {}
+        self.fitted_on: dict[str, Any] | None = None
+        self._fitted_digests: frozenset[bytes] = frozenset()
+        self._weights_sha256: str | None = None
+        self._says_once = False
+        self.threshold = threshold
+        self._texts = embed_texts(encoder, method, wording) if texts is None else texts
+        self._embedded_with = self._model_state()
+
+    def __repr__(self) -> str:
+        name = self.encoder.source or type(getattr(self.encoder, "model", self.encoder)).__name__
+        number = "1 label" if len(self.labels) == 1 else f"{len(self.labels)} labels"
+        if self.negatives is not None:
+            number += f", {len(self.negatives.labels)} negative label{'' if len(self.negatives.labels) == 1 else 's'}"
+        settings = "".join(f", {name}={value!r}" for name, value in self.settings.items())
+        return f"OODDetector({name!r}, {number}, method={self.method.name!r}, threshold={self.threshold}{settings})"
+
+    @property
+    def method(self) -> Method:
+        """The row of `METHODS`. `with_changes` makes a detector with another one."""
+        return self._method
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """All settings of the method. `with_changes` makes a detector with others."""
+        return MappingProxyType(self._settings)
+
+    @property
+    def labels(self) -> list[str]:
+        """The known classes. Changing them drops threshold and fitted state, and mines negative labels again."""
+        return list(self._wording.labels)
+
+    @labels.setter
+    def labels(self, labels: Sequence[str]) -> None:
+        self._change_texts(labels=labels)
+
+    @property
+    def templates(self) -> list[str]:
+        """The texts around labels, and around negative labels that the detector mined itself.
+
+        Changing them drops the threshold, if the method reads texts or each label has a threshold of its own.
+        """
+        return list(self._texts.templates)
+
+    @templates.setter
+    def templates(self, templates: Sequence[str] | None) -> None:
+        self._change_texts(templates=templates)
+
+    @property
+    def no_templates(self) -> list[str]:
+        """The same for the "no" text encoder. Changing them drops the threshold, if the method reads "no" texts."""
+        return list(self._texts.no_templates)
+
+    @no_templates.setter
+    def no_templates(self, no_templates: Sequence[str] | None) -> None:
+        self._change_texts(no_templates=no_templates)
+
+    @property
+    def negatives(self) -> NegativeLabels | None:
+        """The negative labels; None without any. Assign whatever the class takes for them.
+
+        Changing them drops the threshold of methods that need them. To others they only explain.
+        """
+        return self._texts.negatives
+
+    @negatives.setter
+    def negatives(self, negatives: Any) -> None:
+        self._change_texts(negatives=negatives)
+
+    @property
+    def encoder(self) -> DualEncoder | PrecomputedEncoder:
+        """What embeds images and labels. Assign an encoder, or the id or folder of a model, to change it.
+
+        That drops threshold and fitted state, unless the new one has the same weights, configuration and tokenizer and
+        prepares images alike; for methods that do not read texts it is enough that images are embedded alike.
+        """
+        return self._encoder
+
+    @encoder.setter
+    def encoder(self, model: Any) -> None:
+        encoder = make_encoder(model)
+        if encoder is self._encoder:
+            return
+        self._follow_model()
+        before, texts_before = self._encoder, self._texts
+        self._texts = embed_texts(encoder, self._method, self._wording, before=texts_before)
+        self._encoder = encoder
+        self._embedded_with = self._model_state()
+        if _compute_the_same(before, encoder):
+            self._forget_for_texts(texts_before, "encoder")
+        elif self._reads_texts or not _embed_images_alike(before, encoder):
+            self._forget("encoder", fitted=True, threshold=True)
+        if self.fitted_on is not None or self._calibration_scores is not None:
+            self._remember_weights()
+
+    @property
+    def image_encoder(self) -> DualEncoder:
+        """The encoder, where it embeds images.
+
+        Raises:
+            TypeError: It is a [`PrecomputedEncoder`].
+        """
+        if isinstance(self._encoder, DualEncoder):
+            return self._encoder
+        raise TypeError(
+            f"The detector has text embeddings that were computed before, and no model for images; give image "
+            f"embeddings of {self._encoder.source}."
+        )
+
+    @property
+    def dim(self) -> int:
+        """The width of the embeddings."""
+        return self._texts.text.shape[1]
+
+    @property
+    def threshold(self) -> float | None:
+        """The score above which an image is OOD. Setting it ends the promise of a calibration."""
+        return self._threshold
+
+    @threshold.setter
+    def threshold(self, threshold: float | None) -> None:
+        self._threshold = check_threshold(threshold)
+        self._calibration: Calibration | None = None
+        self._calibration_scores: Tensor | None = None
+        self._calibration_labels: Tensor | None = None
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """Where the threshold comes from and what it promises; None without `calibrate`, or after it was changed."""
+        return self._calibration
+
+    @property
+    def _reads_texts(self) -> bool:
+        """Whether other texts mean another threshold. Which one holds for an image may depend on its nearest label."""
+        return self.method.uses_text or (self._calibration is not None and bool(self._calibration.groups))
+
+    def _inputs(self, image_embeddings: Any) -> MethodInputs:
+        """What the method sees of images."""
+        texts = self._texts
+        needs_negatives = "negatives" in self.method.needs and texts.negatives is not None
+        return method_inputs(
+            check_image_embeddings(image_embeddings, self.dim),
+            texts.text,
+            texts.no_text,
+            self._encoder.logit_scale,
+            self._state,
+            texts.negatives.embeddings if needs_negatives and texts.negatives is not None else None,
+            texts.embed_pairs,
+            self._encoder.logit_bias,
+        )
+
+    def _score(self, inputs: MethodInputs) -> Tensor:
+        return self.method.score(inputs, **self.method.settings_of(self.method.score, self.settings))
+
+    def _change_texts(self, **changes: Any) -> None:
+        """Change `labels`, `templates`, `no_templates` and `negatives`, all together or, on an error, none of them."""
+        self._follow_model()
+        if "labels" in changes:
+            changes["labels"] = check_labels(changes["labels"], self.method)
+            if changes["labels"] == self._wording.labels:
+                del changes["labels"]
+        if "negatives" in changes:
+            changes["negatives"] = read_negatives(changes["negatives"])
+        if not changes:
+            return
+        wording, before = replace(self._wording, **changes), self._texts
+        templates = wording.resolve_templates(self._encoder, self.method)
+        if {*changes} & {"labels", "negatives"} or templates != (before.templates, before.no_templates):
+            self._texts = embed_texts(self._encoder, self.method, wording, templates, before)
+        self._wording = wording
+        if "labels" in changes:
+            self._forget("labels", fitted=True, threshold=True)
+        self._forget_for_texts(before)
+
+    def _forget_for_texts(self, before: EmbeddedTexts, reason: str | None = None) -> None:
+        """Drop the threshold where it depends on templates or negative labels that are others now."""
+        after, needs = self._texts, self.method.needs
+        matters = {
+            "templates": self._reads_texts and after.templates != before.templates,
+            "no_templates": "no" in needs and after.no_templates != before.no_templates,
+            "negatives": "negatives" in needs and not same_bank(after.negatives, before.negatives),
+        }
+        changed = next((name for name, is_other in matters.items() if is_other), None)
+        if changed is not None:
+            self._forget(reason or changed, threshold=True)
+
+    def _forget(self, reason: str, fitted: bool = False, threshold: bool = False) -> None:
+        """Drop what no longer holds, and say so."""
+        dropped, again = [], []
+        if fitted and self.fitted_on is not None:
+            dropped.append(f"what it had learnt of {self.fitted_on['images']} images")
+            again.append("`fit`")
+            self._state, self.fitted_on, self._fitted_digests = {}, None, frozenset()
+        if threshold and self.threshold is not None:
+            scores = self._calibration_scores
+            origin = "" if scores is None else f", calibrated on {len(scores)} images"
+            dropped.append(f"its threshold ({self.threshold:g}{origin})")
+            again.append("`calibrate`")
+            self.threshold = None
+        if dropped:
+            change = "`fit` was called" if reason == "fit" else f"`{reason}` changed"
+            (logger.warning_once if self._says_once else logger.warning)(
+                f"The detector has dropped {' and '.join(dropped)}, because {change}; call {' and '.join(again)} anew."
+            )
+
+    def _remember_weights(self) -> None:
+        """Note which weights the fitted state and the threshold belong to."""
+        if isinstance(self._encoder, DualEncoder):
+            self._weights_sha256 = model_digest(self._encoder.model)
+
+    def _model_state(self) -> tuple[Any, ...] | None:
+        """Differs after any change of the model or its image processor, and after a move to another device."""
+        if not isinstance(self._encoder, DualEncoder):
+            return None
+        processor = settings_digest(image_processor_settings(self._encoder.processor.image_processor))
+        return self._encoder.weights_state(), processor
+
+    def _follow_model(self) -> None:
+        """Drop what no longer holds if the model was changed in place, such as by training it further."""
+        state, before = self._model_state(), self._embedded_with
+        if state == before or state is None or before is None or not isinstance(self._encoder, DualEncoder):
+            return
+        texts = self._texts
+        if state[0] != before[0]:
+            templates = (texts.templates, texts.no_templates)
+            self._texts = embed_texts(self._encoder, self.method, self._wording, templates, texts)
+        self._embedded_with = state
+        if self._weights_sha256 is not None:
+            is_same = model_digest(self._encoder.model) == self._weights_sha256
+        else:
+            is_same = torch.allclose(texts.text, self._texts.text, atol=1e-5)
+        if not is_same or state[1] != before[1]:
+            self._forget("model", fitted=True, threshold=True)
+            self._weights_sha256 = None
+
+
+def _compute_the_same(one: DualEncoder | PrecomputedEncoder, other: DualEncoder | PrecomputedEncoder) -> bool:
+    """Whether two encoders give the same embeddings of images and texts, but for rounding."""
+    names = ("class", "weights_sha256", "config_sha256", "image_processor_sha256", "logit_scale", "logit_bias")
+    descriptions = [encoder.describe() for encoder in (one, other)]
+    return all(descriptions[0][name] == descriptions[1][name] for name in names)
+
+
+def _embed_images_alike(one: DualEncoder | PrecomputedEncoder, other: DualEncoder | PrecomputedEncoder) -> bool:
+    if not (isinstance(one, DualEncoder) and isinstance(other, DualEncoder)):
+        return False
+    return same_images(one.model, one.processor.image_processor, other.model, other.processor.image_processor)
+
+
+__all__ = ["DetectorState", "EmbeddedTexts", "Wording", "embed_texts", "embedder_of_pairs"]

@@ -1,0 +1,16 @@
+# Copyright 2026 The clipn-hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""Conjugated semantic pool: negative labels that are adjectives with superclasses, such as "white creature"."""
+
+from .base import Method
+from .neglabel import score_by_negatives
+
+CSP = Method(
+    name="csp",
+    title="Conjugated semantic pool",
+    reference="2410.08611",
+    needs=frozenset({"global", "negatives"}),
+    score=score_by_negatives,
+    templates=("The nice {}.",),
+    mining={"corpus": "csp", "quantile": 1.0, "max_similarity": 0.95},
+)

@@ -1,0 +1,407 @@
+# Copyright 2026 The clipn-hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""The subcommand `mine`, and negative labels in the others."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from PIL import Image
+
+from clipn_hf import DualEncoder, OODDetector, cli_negatives, cli_options, records
+from clipn_hf.evaluation import contact_sheet
+from clipn_hf.feature_cache import cache_info
+from clipn_hf.methods import METHODS
+from clipn_hf.negatives import CORPORA, FILTERS, NegativeLabels
+
+if TYPE_CHECKING:
+    from conftest import Command
+
+LABELS = ["cat", "dog"]
+WORDS = ["jellyfish", "parachute", "rocket", "anchor", "umbrella", "guitar", "pizza", "ladder", "lamp", "boat"]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("CLIPN_HF_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    """Candidates, of which one comes twice, and two are called as a label and as a kind of it."""
+    file = tmp_path / "corpus.txt"
+    file.write_text("\n".join(["# things", *WORDS, "", "rocket", "Cats", "dachshund"]), encoding="utf-8")
+    return file
+
+
+@pytest.fixture
+def words_file(tmp_path: Path) -> Path:
+    file = tmp_path / "words.txt"
+    file.write_text("\n".join(WORDS), encoding="utf-8")
+    return file
+
+
+# The subcommand
+
+
+def test_mine_writes_a_bank_and_tells_what_it_did(
+    run: Command, corpus: Path, clip_folder: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "negatives.safetensors"
+    options = ("--fraction", 0.5, "--quantile", 1, "--filter", "id_names", "--filter", "hyponyms")
+    code, out, err = run(
+        "mine", "--labels", "cat,dog", "--model", clip_folder, "--corpus", corpus, "--out", output, *options
+    )
+    assert code == 0, err
+    bank = NegativeLabels.load(output)
+    expected = NegativeLabels.mine(
+        str(clip_folder), LABELS, str(corpus), fraction=0.5, quantile=1.0, filters=("id_names", "hyponyms")
+    )
+    assert bank.labels == expected.labels
+    assert len(bank) == 5
+    assert bank.settings == expected.settings
+    lines = [" ".join(line.split()) for line in out.splitlines()]
+    assert lines[:5] == [
+        f"12 candidates of {corpus}",
+        "1 exact duplicates, which count once",
+        "1 dropped by id_names",
+        "1 dropped by hyponyms",
+        "5 mined: of each kind of words the 50 % that are farthest from the labels",
+    ]
+    assert lines[5] == f"5 texts, the farthest first: {', '.join(bank.labels)}"
+    assert lines[6] == (
+        f"Written to {output}; use it by: clipn-hf detect PATH... --labels cat,dog --model {clip_folder} "
+        f"--method neglabel --negatives {output}"
+    )
+    assert f"The model embeds 12 candidates of {corpus}.\n" in err
+
+
+def test_mine_writes_text(run: Command, corpus: Path, clip_folder: Path, tmp_path: Path) -> None:
+    output, labels_file = tmp_path / "my negatives.txt", tmp_path / "labels.txt"
+    labels_file.write_text("cat\ndog\n")
+    code, out, err = run(
+        "mine", "--labels-file", labels_file, "--model", clip_folder, "--corpus", corpus, "--output", output,
+        "--fraction", 0.3, "--max-candidates", 10, "--seed", 3, "--template", "a {}.", "--max-similarity", 1,
+    )  # fmt: skip
+    assert code == 0, err
+    expected = NegativeLabels.mine(
+        str(clip_folder),
+        LABELS,
+        str(corpus),
+        fraction=0.3,
+        max_candidates=10,
+        seed=3,
+        templates=["a {}."],
+        max_similarity=1.0,
+    )
+    assert output.read_text(encoding="utf-8").splitlines() == expected.labels
+    assert "0 dropped by max_similarity" in " ".join(out.split())
+    assert (
+        f"--labels-file {labels_file}" in out
+        and f"--template 'a {{}}.' --method neglabel --negatives '{output}'" in out
+    )
+
+
+def test_mine_keeps_embeddings_unless_told_otherwise(
+    run: Command, words_file: Path, clip_folder: Path, tmp_path: Path, cache: Path
+) -> None:
+    options = ("mine", "--labels", "cat,dog", "--model", clip_folder, "--corpus", words_file, "--fraction", 0.2)
+    assert run(*options, "--out", tmp_path / "a.safetensors", "--no-cache").code == 0
+    assert not cache_info(cache).entries
+    other = tmp_path / "other"
+    assert run(*options, "--out", tmp_path / "b.safetensors", "--cache-dir", other).code == 0
+    assert {entry.kind for entry in cache_info(other).entries} == {"text", "negatives"}
+    assert not cache_info(cache).entries
+    one, other_one = (NegativeLabels.load(tmp_path / f"{name}.safetensors") for name in "ab")
+    assert one.labels == other_one.labels and len(one) == 2
+    out = run("cache", "info", "--cache-dir", other).out
+    assert re.search(r"^negative labels +\S+ +float32 +2 ", out, flags=re.MULTILINE)
+    assert run("cache", "clear", "--yes", "--cache-dir", other).code == 0
+    assert not cache_info(other).entries
+
+
+def test_help_names_all_corpora_and_filters(run: Command) -> None:
+    assert tuple(CORPORA) == cli_negatives.CORPORA
+    assert tuple(FILTERS) == cli_negatives.FILTERS
+    code, out, _ = run("mine", "--help")
+    assert code == 0
+    assert all(name in out for name in (*CORPORA, *FILTERS))
+    assert cli_negatives._complete_corpus("wordnet-") == ["wordnet-nouns", "wordnet-adjectives"]
+    assert cli_negatives._complete_filter("hyp") == ["hyponyms", "hypernyms"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--quantile", "1.5"], "`--quantile` must be between 0 and 1, got 1.5."),
+        (["--quantile", "nan"], "`--quantile` must be between 0 and 1, got nan."),
+        (["--fraction", "-0.1"], "`--fraction` must be between 0 and 1, got -0.1."),
+        (["--fraction", "0"], "`--fraction` 0 takes no candidate; give a share such as 0.15."),
+        (["--fraction", "0.01"], "`--fraction` 0.01 of 12 candidates is less than one; raise it"),
+        (["--max-similarity", "2"], "`--max-similarity` must be a cosine between -1 and 1, such as 0.95, got 2."),
+        (["--filter", "hyponym"], "proper_nouns, got 'hyponym'; did you mean hyponyms?"),
+        (["--corpus", "wordnt"], "there is no file wordnt; did you mean wordnet?"),
+        (["--corpus", "."], "`--corpus` must be wordnet, wordnet-nouns, wordnet-adjectives or csp, or a text file"),
+        (["--out", "negatives.csv"], "must end in .safetensors or .txt."),
+        (["--out", "negatives.TXT"], "must end in .safetensors or .txt."),
+        (["--out", "gone/negatives.txt"], "does not exist; make it first."),
+        (["--device", "foo"], "`--device` must be"),
+        (["--labels", "cat,,dog"], "Label 2 of --labels 'cat,,dog' is empty"),
+        (["--labels", "cat,cat"], "'cat' twice"),
+        (["--template", "nice"], "must contain `{}` exactly once"),
+        (["--max-similarity", "-1", "--fraction", "1"], "leave out `--filter`, raise `--max-similarity`, or give"),
+    ],
+)
+def test_what_cannot_be_mined(
+    run: Command, corpus: Path, clip_folder: Path, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    output = tmp_path / "negatives.txt"
+    code, out, err = run(
+        *("mine", "--labels", "cat,dog", "--model", clip_folder, "--corpus", corpus, "--out", output, *arguments)
+    )
+    assert (code, out) == (1, "")
+    line = err.splitlines()[-1]
+    assert re.match(r"Error: [A-Z`]", line)
+    assert line.endswith((".", "?"))
+    assert message in line
+    assert not output.exists()
+
+
+def test_a_corpus_of_labels_alone(run: Command, clip_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "labels.txt").write_text("cat\ndog\n")
+    (tmp_path / "empty.txt").write_text("# nothing\n")
+    options = ("mine", "--model", clip_folder, "--labels-file", tmp_path / "labels.txt", "--fraction", 1)
+    for corpus, message in (("labels.txt", "has nothing but labels"), ("empty.txt", "empty")):
+        code, _, err = run(*options, "--corpus", tmp_path / corpus, "--out", tmp_path / "out.txt")
+        assert (code, message in err.splitlines()[-1]) == (1, True)
+    assert not (tmp_path / "out.txt").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--out", "x.txt"],
+        ["--labels", "a,b"],
+        ["--labels", "a,b", "--labels-file", "labels.txt", "--out", "x.txt"],
+        ["--labels", "a,b", "--out", "x.txt", "--cache-dir", "x", "--no-cache"],
+        ["--labels", "a,b", "--out", "x.txt", "--max-candidates", "0"],
+    ],
+)
+def test_wrong_usage(run: Command, arguments: list[str]) -> None:
+    code, out, err = run("mine", *arguments)
+    assert (code, out) == (2, "")
+    assert "Error" in err
+
+
+# What negative labels say
+
+
+def record(is_ood: bool | None, *negatives: tuple[str, float]) -> records.Record:
+    return {"is_ood": is_ood, "negatives": [{"label": label, "score": score} for label, score in negatives]}
+
+
+def test_explain() -> None:
+    negatives = [("jellyfish", 0.3149), ("parachute", 0.12), ("lamp", 0.0049)]
+    assert records.explain(record(True, *negatives)) == (
+        "not one of your labels; looks like jellyfish (0.31), parachute (0.12)"
+    )
+    assert records.explain(record(None, *negatives)) == (
+        "if it is not one of your labels, it looks like jellyfish (0.31), parachute (0.12)"
+    )
+    assert records.explain(record(False, *negatives)) == ""
+    assert records.explain(record(True)) == records.explain(record(True, ("lamp", 0.004))) == ""
+    assert records.looks_like(record(True, *negatives), 1) == "jellyfish (0.31)"
+    assert records.looks_like({"file": "a.png", "error": "it is empty"}) == ""
+
+
+def test_detect_says_what_unknown_images_look_like(
+    run: Command, images: Path, clip_folder: Path, words_file: Path, tmp_path: Path
+) -> None:
+    (images / "empty.png").touch()
+    options = ("detect", images, "--labels", "cat,dog", "--model", clip_folder, "--method", "mcm")
+    options = (*options, "--negatives", words_file)
+    detector = OODDetector(clip_folder, LABELS, "mcm", negatives=WORDS)
+    files = sorted(str(file) for file in images.iterdir() if file.is_file() and file.name != "empty.png")
+    expected = {result["file"]: result for result in read(run(*options, "--format", "jsonl").out)}
+    assert len(expected) == 5
+    for file, result in zip(files, detector(files), strict=True):
+        assert [one["label"] for one in expected[file]["negatives"]] == [one["label"] for one in result["negatives"]]
+        assert len(result["negatives"]) == 3
+    said = [one for one in expected.values() if "error" not in one]
+
+    def table(*arguments: object) -> list[str]:
+        code, out, _ = run(*options, *arguments)
+        assert code == 3
+        return out.splitlines()
+
+    for threshold, beginning in ((-9, "not one of your labels; looks like "), (9, None)):
+        lines = table("--threshold", threshold)
+        why = [line.strip() for line in lines if line.startswith("     ")]
+        wanted = [f"{beginning}{records.looks_like(one)}" for one in said if records.looks_like(one)]
+        assert why == (wanted if beginning else [])
+    assert any(line.strip().startswith("if it is not one of your labels, it looks like ") for line in table())
+    assert not any("looks like" in line for line in table("--threshold", -9, "--top-negatives", 0))
+    (row,) = csv.DictReader(run(*options[:1], files[0], *options[2:], "--format", "csv").out.splitlines())
+    assert row["negatives"] == records.looks_like(expected[files[0]])
+    (one,) = read(run(*options[:1], files[0], *options[2:], "--format", "jsonl", "--top-negatives", 7).out)
+    assert len(one["negatives"]) == 7
+
+
+def read(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_without_negative_labels_nothing_is_said(run: Command, images: Path, clip_folder: Path) -> None:
+    options = ("detect", images, "--labels", "cat,dog", "--model", clip_folder, "--method", "mcm", "--threshold", -9)
+    assert "looks like" not in run(*options).out
+    assert all(one["negatives"] == [] for one in read(run(*options, "--format", "jsonl").out))
+    assert all(row["negatives"] == "" for row in csv.DictReader(run(*options, "--format", "csv").out.splitlines()))
+
+
+def test_the_contact_sheet_says_it_too(
+    run: Command, images: Path, clip_folder: Path, words_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[contact_sheet.Tile] = []
+    original = contact_sheet.contact_sheet
+
+    def remember(tiles: list[contact_sheet.Tile], **options: str) -> Image.Image:
+        drawn.extend(tiles)
+        return original(tiles, **options)
+
+    monkeypatch.setattr(contact_sheet, "contact_sheet", remember)
+    code, out, _ = run(
+        "detect", images, "--labels", "cat,dog", "--model", clip_folder, "--method", "mcm", "--threshold", -9,
+        "--negatives", words_file, "--contact-sheet", tmp_path / "sheet.png", "--format", "jsonl",
+    )  # fmt: skip
+    assert code == 0
+    assert [tile.looks_like for tile in drawn] == [
+        records.looks_like(one, 1) for one in sorted(read(out), key=lambda one: one["ood_score"])
+    ]
+    assert any(tile.looks_like for tile in drawn)
+
+
+def test_a_method_judges_by_what_was_mined(
+    run: Command, images: Path, clip_folder: Path, words_file: Path, tmp_path: Path
+) -> None:
+    bank = tmp_path / "negatives.safetensors"
+    options = ("--labels", "cat,dog", "--model", clip_folder)
+    assert run("mine", *options, "--corpus", words_file, "--fraction", 0.5, "--out", bank).code == 0
+    options = (*options, "--method", "neglabel", "--negatives", bank, "--setting", "num_groups=2")
+    code, out, err = run("detect", images, *options, "--format", "jsonl")
+    assert code == 0, err
+    assert "mine" not in err
+    found = read(out)
+    detector = OODDetector(clip_folder, LABELS, "neglabel", negatives=NegativeLabels.load(bank), num_groups=2)
+    expected = detector.score([one["file"] for one in found]).tolist()
+    assert [one["ood_score"] for one in found] == pytest.approx(expected, rel=1e-4, abs=1e-6)
+    code, _, err = run("detect", images, *options[:-1], "num_groups=9")
+    assert (code, "Error: `--setting num_groups` does not fit: " in err) == (1, True)
+    # Of the same candidates others are far from other labels.
+    code, _, err = run("detect", images, "--labels", "cat,bird", *options[2:])
+    assert code == 0
+    assert f"The negative labels in {bank} were mined for other labels; they are mined again for yours.\n" in err
+
+
+def test_calibrate_saves_negative_labels(
+    run: Command, images: Path, many_images: Path, clip_folder: Path, words_file: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "detector"
+    code, _, err = run(
+        "calibrate", many_images / "cat", "--labels", "cat,dog", "--model", clip_folder, "--method", "neglabel",
+        "--negatives", words_file, "--output", output,
+    )  # fmt: skip
+    assert code == 0, err
+    words_file.unlink()
+    detector = OODDetector.from_pretrained(output)
+    assert detector.negatives is not None and detector.negatives.labels == WORDS
+    found = read(run("detect", images, "--detector", output, "--format", "jsonl").out)
+    assert [one["ood_score"] for one in found] == pytest.approx(
+        detector.score([one["file"] for one in found]).tolist(), rel=1e-5, abs=1e-6
+    )
+    assert all(len(one["negatives"]) == 3 for one in found)
+    shown = " ".join(run("info", output).out.split())
+    assert f"negative labels 10 as given: {', '.join(WORDS)}" in shown
+    # It was calibrated with its own.
+    (tmp_path / "others.txt").write_text("jellyfish\n")
+    code, _, err = run("detect", images, "--detector", output, "--negatives", tmp_path / "others.txt")
+    assert (code, "judges by negative labels of its own; leave out --negatives" in err) == (1, True)
+
+
+def test_a_detector_of_another_method_can_be_given_some(
+    run: Command, images: Path, many_images: Path, clip_folder: Path, words_file: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "detector"
+    options = ("calibrate", many_images / "cat", "--labels", "cat,dog", "--model", clip_folder, "--output", output)
+    assert run(*options, "--method", "mcm").code == 0
+    code, out, err = run("detect", images, "--detector", output, "--negatives", words_file, "--format", "jsonl")
+    assert code == 0, err
+    threshold = OODDetector.from_pretrained(output).threshold
+    for one in read(out):
+        assert one["threshold"] == threshold
+        assert one["promise"] is not None
+        assert len(one["negatives"]) == 3
+
+
+@pytest.mark.parametrize("subcommand", ["detect", "calibrate"])
+def test_a_file_that_is_not_there_is_said_before_anything_is_loaded(
+    run: Command, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, subcommand: str
+) -> None:
+    monkeypatch.setattr(DualEncoder, "from_pretrained", None)
+    options = (subcommand, images, "--labels", "cat,dog", "--negatives", tmp_path / "gone.txt")
+    options = (*options, "--output", tmp_path / "out") if subcommand == "calibrate" else options
+    code, out, err = run(*options)
+    assert (code, out) == (1, "")
+    assert err == (
+        "Error: `--negatives` must be a file that `clipn-hf mine` wrote, or a text file with one negative label per "
+        f"line; there is none at {tmp_path / 'gone.txt'}.\n"
+    )
+
+
+def test_negative_labels_that_are_labels(run: Command, images: Path, clip_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "words.txt").write_text("jellyfish\ncat\n")
+    options = ("detect", images, "--labels", "cat,dog", "--model", clip_folder, "--method", "mcm")
+    code, _, err = run(*options, "--negatives", tmp_path / "words.txt")
+    assert (code, "1 of the labels ('cat')" in err) == (1, True)
+
+
+@pytest.mark.parametrize("subcommand", ["detect", "calibrate"])
+def test_mining_is_announced_before_it_begins(
+    run: Command, images: Path, clip_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, subcommand: str
+) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise RuntimeError("stopped.")
+
+    monkeypatch.setattr(NegativeLabels, "mine", stop)
+    options = (subcommand, images, "--labels", "cat,dog", "--model", clip_folder, "--method", "csp")
+    options = (*options, "--output", tmp_path / "out") if subcommand == "calibrate" else options
+    code, _, err = run(*options)
+    first, last = err.splitlines()
+    assert (code, last) == (1, "Error: stopped.")
+    assert re.fullmatch(
+        r"Method csp mines negative labels for your labels. The model embeds \d\d\d,\d\d\d candidates of csp, which "
+        r"may take minutes on a CPU and takes seconds on a GPU; they are kept on disk, for the next time to take "
+        r"seconds. To use others, name a file by `--negatives`.",
+        first,
+    )
+
+
+def test_methods_that_need_none_announce_nothing(capsys: pytest.CaptureFixture[str], words_file: Path) -> None:
+    for method, file in (("mcm", None), ("mcm", words_file), ("neglabel", words_file)):
+        cli_options.announce_mining(METHODS[method], file, LABELS)
+    assert capsys.readouterr().err == ""
+    assert cli_options.mining_cost(2000, "x", kept=False).endswith("; they are not kept.")
+
+
+def test_methods_tells_of_negative_labels_and_sigmoid_models(run: Command) -> None:
+    lines = {line.split()[0]: line for line in run("methods").out.splitlines() if line}
+    for name, method in METHODS.items():
+        assert ("negative labels" in lines[name].replace(method.title, "")) == ("negatives" in method.needs)
+        assert ("SigLIP" in lines[name]) == ("sigmoid" in method.needs)
+        assert ("text encoder" in lines[name]) == ("text_encoder" in method.needs)
+        assert ("ID images with labels" in lines[name]) == ("training_labels" in method.needs)
