@@ -23,18 +23,14 @@ from .cli_options import (
     Settings,
     Templates,
     alternatives,
-    announce_mining,
-    check_device,
     check_negatives,
-    check_settings,
     complete_method,
     counted,
     describe_promise,
     first_ones,
     found_images,
     known_labels,
-    loading,
-    model_or_embedded,
+    make_detector,
     named_method,
     naming_settings,
     read_settings,
@@ -193,29 +189,20 @@ def calibrate(
     chosen = read_settings(row, settings)
     check_negatives(negatives)
 
-    from .detector import OODDetector
-
     files = found_images(paths or (), recursive) if not guess else []
     fitted_files = found_images(fit_on, recursive=True) if fit_on else []
     unknown_files = found_images(ood_images, recursive) if ood_images else []
     folders = _folders(fitted_files, known) if "training_labels" in row.needs else None
-    check_device(device)
-    check_settings(row, chosen)
-    with loading(model):
-        source = model_or_embedded(model)
-        announce_mining(row, negatives, known)
-        detector = OODDetector(
-            source,
-            known,
-            row.name,
-            templates=templates,
-            no_templates=no_templates,
-            negatives=negatives,
-            device=device,
-            **chosen,
-        )
-    if detector.negatives is not None:
-        check_settings(row, chosen, len(detector.negatives.labels))
+    detector = make_detector(
+        model,
+        known,
+        row,
+        chosen,
+        templates=templates,
+        no_templates=no_templates,
+        negatives=negatives,
+        device=device,
+    )
     unreadable = 0
     if guess:
         calibration = detector.guess_threshold()

@@ -27,17 +27,15 @@ from .cli_options import (
     Settings,
     Templates,
     alternatives,
-    announce_mining,
     check_device,
     check_negatives,
     check_output,
-    check_settings,
     complete_unfitted_method,
     describe_promise,
     found_images,
     known_labels,
     loading,
-    model_or_embedded,
+    make_detector,
     named_method,
     read_settings,
     report,
@@ -188,27 +186,18 @@ def detect(
             )
         chosen = read_settings(row, settings)
 
-        from .detector import OODDetector
-
         files = found_images(paths, recursive)
-        check_device(device)
-        check_settings(row, chosen)
-        with loading(model):
-            source = model_or_embedded(model)
-            announce_mining(row, negatives, known)
-            judge = OODDetector(
-                source,
-                known,
-                row.name,
-                templates=templates,
-                no_templates=no_templates,
-                threshold=threshold,
-                negatives=negatives,
-                device=device,
-                **chosen,
-            )
-        if judge.negatives is not None:
-            check_settings(row, chosen, len(judge.negatives.labels))
+        judge = make_detector(
+            model,
+            known,
+            row,
+            chosen,
+            templates=templates,
+            no_templates=no_templates,
+            negatives=negatives,
+            device=device,
+            threshold=threshold,
+        )
     if judge.threshold is None and judge.method.is_ood is None:
         rules = alternatives(name for name, row in METHODS.items() if row.is_ood)
         other = "" if detector else f", or use --method {rules} with a CLIPN model"

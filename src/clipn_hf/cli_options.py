@@ -19,6 +19,7 @@ from .records import printable
 
 if TYPE_CHECKING:
     from .calibration import Calibration
+    from .detector import OODDetector
 
 PICTURE_EXTENSIONS = (".png", ".jpg", ".jpeg")
 DEFAULT_METHOD = "atd"
@@ -328,6 +329,42 @@ def check_device(device: str | None) -> None:
         raise ValueError(f"`--device` must be a device of torch, such as cpu or cuda:1, got {device!r}.") from error
 
 
+def make_detector(
+    model: str | None,
+    labels: Sequence[str],
+    method: Method,
+    settings: Mapping[str, Any],
+    *,
+    templates: Sequence[str] | None,
+    no_templates: Sequence[str] | None,
+    negatives: Path | None,
+    device: str | None,
+    threshold: float | None = None,
+) -> "OODDetector":
+    """Make the detector that options describe, and say beforehand if that takes long."""
+    from .detector import OODDetector
+
+    check_device(device)
+    check_settings(method, settings)
+    with loading(model):
+        source = model_or_embedded(model)
+        announce_mining(method, negatives, labels)
+        detector = OODDetector(
+            source,
+            labels,
+            method.name,
+            templates=templates,
+            no_templates=no_templates,
+            negatives=negatives,
+            threshold=threshold,
+            device=device,
+            **settings,
+        )
+    if detector.negatives is not None:
+        check_settings(method, settings, len(detector.negatives))
+    return detector
+
+
 def check_output(path: Path, extensions: Sequence[str] = ()) -> None:
     """Find out what would only fail at the end."""
     if path.is_dir():
@@ -410,6 +447,7 @@ __all__ = [
     "found_images",
     "known_labels",
     "loading",
+    "make_detector",
     "mining_cost",
     "model_or_embedded",
     "named_method",
