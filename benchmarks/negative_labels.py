@@ -11,14 +11,15 @@ Three parts, each with a page of tables, and figures, which need the extra `[ben
 - `styles`: the same labels, ID and OOD concepts in thirteen art styles.
 
 The data root holds `data/` and `features/`, as src/clipn_hf/evaluation/suites/README.md says. Embeddings are kept in
-the cache of the library. Defaults are those of the papers; where another value is better, that is known from the
-images that are measured here.
+the cache of the library. Defaults are those of the papers, but for the template: a model that brings templates along,
+such as clipn-tiny, is asked in the first of them. Where another value is better, that is known from the images that
+are measured here.
 """
 
 import argparse
 import csv
-import functools
 import json
+import math
 import random
 import statistics
 import time
@@ -40,18 +41,25 @@ from clipn_hf.evaluation.sets import SuiteData, load_suite_data
 from clipn_hf.features import cached_class_embeddings
 from clipn_hf.files import atomic_path
 from clipn_hf.methods import METHODS, method_inputs
-from clipn_hf.negatives import FILTERS, NegativeLabels, filter_candidates, load_corpus
-from clipn_hf.negatives.bank import ADJECTIVE_TEMPLATES, TEMPLATES
+from clipn_hf.negative_settings import ADJECTIVE_TEMPLATES, FILTERS, TEMPLATES
+from clipn_hf.negatives import NegativeLabels, filter_candidates, load_corpus
 
 PARTS = ("real", "emoji", "styles")
 WITHOUT = ("mcm", "msp", "max_logit", "energy")
 CLIPN_METHODS = ("ctw", "atd")
+NEGATIVES = {"neglabel": "NegLabel", "csp": "CSP", "negrefine": "NegRefine"}
 FRACTIONS = (0.01, 0.05, 0.15, 0.3, 0.5, 0.75, 1.0)
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 0.95, 1.0)
 TEMPERATURES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.3, 1.0)
 GROUPS = (1, 2, 5, 10, 20, 50, 100)
 FRACTION, QUANTILE = 0.15, 0.95
-CSP_SIMILARITY = 0.95
+# What methods with negative labels are called when labels and candidates are put into other templates than by default.
+WORDINGS = {
+    "default": "",
+    "adjectives": ", adjectives as nouns",
+    "all": ", in all templates of the model",
+    "paper": ", in the paper's template",
+}
 ID_CATEGORIES = ("animals & nature", "food & drink", "objects")
 HELD_OUT = ("twemoji", "openmoji", "openmoji-black", "emojione-v1")
 # It has a third of the concepts, so that few are left that all styles have.
@@ -158,13 +166,33 @@ class Candidates:
             self.embeddings[torch.tensor(places, dtype=torch.int64)],
         )
 
-    def mine(self, id_text: Tensor, quantile: float = QUANTILE, fraction: float = FRACTION) -> Tensor:
-        """Positions of the negative labels, each kind mined by itself as `NegativeLabels.mine` does."""
+    def mine(
+        self,
+        id_text: Tensor,
+        quantile: float = QUANTILE,
+        fraction: float = FRACTION,
+        max_similarity: float | None = None,
+    ) -> "Candidates":
+        """The negative labels, each kind mined by itself as `NegativeLabels.mine` does."""
         found = []
         for kind in dict.fromkeys(self.kinds):
             places = torch.tensor([place for place, of in enumerate(self.kinds) if of == kind])
-            found.append(places[mine_negative_labels(id_text, self.embeddings[places], quantile, fraction)])
-        return torch.cat(found)
+            order = mine_negative_labels(id_text, self.embeddings[places], quantile, fraction=1.0)
+            order = places[order]
+            count = math.floor(fraction * len(places) + 1e-9)
+            if max_similarity is not None:
+                order = order[self.nearest(id_text)[order] <= max_similarity]
+            found.append(order[:count])
+        return self.at(torch.cat(found).tolist())
+
+    def nearest(self, id_text: Tensor) -> Tensor:
+        """The cosine of each with the nearest label."""
+        return (self.embeddings @ id_text.T).amax(dim=1)
+
+    def filtered(self, labels: Sequence[str], filters: Sequence[str]) -> tuple["Candidates", int]:
+        """What filters leave of them, and how many they drop."""
+        left, dropped = filter_candidates(self.words, self.kinds, labels, filters)  # type: ignore[arg-type]
+        return self.at(left), sum(dropped.values())
 
 
 class Words:
@@ -176,49 +204,43 @@ class Words:
 
     def __init__(self, encoder: DualEncoder) -> None:
         self.encoder = encoder
-        self.own = tuple(encoder.templates)
+        first, every = tuple(encoder.single_template(TEMPLATES)), tuple(encoder.templates)
+        # Those of labels and nouns, and those of adjectives.
+        self.templates = {
+            "default": (first, ADJECTIVE_TEMPLATES),
+            "adjectives": (first, first),
+            "all": (every, every),
+            "paper": (TEMPLATES, ADJECTIVE_TEMPLATES),
+        }
         self.corpora = {name: load_corpus(name) for name in ("wordnet", "csp")}
+        self._embedded: dict[tuple[str, str], Candidates] = {}
 
-    @functools.cached_property
-    def wordnet(self) -> Candidates:
-        """Nouns and adjectives in the templates of the paper."""
-        return self._embedded("wordnet", TEMPLATES, ADJECTIVE_TEMPLATES)
+    def corpus(self, name: str, wording: str = "default") -> Candidates:
+        """The candidates of a corpus."""
+        if (name, wording) not in self._embedded:
+            self._embedded[name, wording] = self._embed(name, *self.templates[wording])
+        return self._embedded[name, wording]
 
-    @functools.cached_property
-    def own_wordnet(self) -> Candidates:
-        """Nouns and adjectives in the templates of the model."""
-        return self._embedded("wordnet", self.own, self.own)
-
-    @functools.cached_property
-    def csp(self) -> Candidates:
-        """Nouns and compounds in the templates of the paper."""
-        return self._embedded("csp", TEMPLATES, TEMPLATES)
-
-    @functools.cached_property
-    def own_csp(self) -> Candidates:
-        """Nouns and compounds in the templates of the model."""
-        return self._embedded("csp", self.own, self.own)
-
-    @staticmethod
-    def corpora_of(wordnet: Candidates, csp: Candidates) -> dict[str, Candidates]:
-        """The corpora by name."""
-        nouns, adjectives = wordnet.of_kinds("noun"), wordnet.of_kinds("adjective")
-        return {"wordnet-nouns": nouns, "wordnet-adjectives": adjectives, "wordnet": wordnet, "csp": csp}
+    def labels(self, labels: Sequence[str], wording: str = "default") -> Tensor:
+        """Embeddings of labels."""
+        return self.texts(labels, self.templates[wording][0])
 
     def texts(self, texts: Sequence[str], templates: Sequence[str]) -> Tensor:
         """Embeddings of texts, from the cache if they are there."""
         embeddings, _ = cached_class_embeddings(self.encoder, texts, templates, use_no_encoder=False)
         return embeddings.cpu()
 
-    def names(self, names: Sequence[str], templates: Sequence[str]) -> Candidates:
+    def names(self, names: Sequence[str]) -> Candidates:
         """Candidates that are given."""
         names = list(dict.fromkeys(names))
-        return Candidates(names, ["text"] * len(names), self.texts(names, templates))
+        return Candidates(names, ["text"] * len(names), self.labels(names))
 
-    def pairs(
-        self, labels: Sequence[str], negatives: Sequence[str], templates: Sequence[str]
-    ) -> Callable[..., Tensor]:
-        """What embeds "<label> and <negative label>" for NegRefine, many at once."""
+    def pairs(self, labels: Sequence[str], negatives: Sequence[str], wording: str) -> Callable[..., Tensor]:
+        """What embeds "<label> and <negative label>" for NegRefine, many at once.
+
+        Detectors embed them one by one on a CPU, where that takes ten times as long and differs by rounding.
+        """
+        templates = self.templates[wording][0]
 
         def embed(pairs: Tensor) -> Tensor:
             texts = [f"{labels[label]} and {negatives[negative]}" for label, negative in pairs.tolist()]
@@ -226,7 +248,7 @@ class Words:
 
         return embed
 
-    def _embedded(self, corpus: str, templates: Sequence[str], adjective_templates: Sequence[str]) -> Candidates:
+    def _embed(self, corpus: str, templates: Sequence[str], adjective_templates: Sequence[str]) -> Candidates:
         words, kinds = self.corpora[corpus].words, self.corpora[corpus].kinds
         say(f"embed {len(words):,} candidates ({corpus}) in {len(templates)} template(s)")
         is_adjective = [kind == "adjective" for kind in kinds]
@@ -357,140 +379,116 @@ def emoji(data_root: Path) -> tuple[Results, dict[str, Any]]:
     words = Words(encoder)
     drawings = Drawings(data_root, encoder, ("twemoji", "openmoji"))
     results: Results = {}
-    facts: dict[str, Any] = {name: defaultdict(list) for name in ("dropped", "accuracy", "saturated", "mined")}
+    facts: dict[str, Any] = {name: defaultdict(list) for name in ("dropped", "accuracy", "saturated")}
     for suite, style in (("emoji", "Twemoji"), ("emoji-openmoji", "OpenMoji")):
         for seed in range(DRAWS):
             start = time.perf_counter()
-            _judge_draw(results, facts, load_suite_data(suite, data_root=data_root, seed=seed), style, words, drawings)
+            data = load_suite_data(suite, data_root=data_root, seed=seed)
+            if "mined" not in facts:
+                _check_detectors(facts, data, words, drawings)
+            _judge_draw(results, facts, data, style, words, drawings)
             say(f"{style}, draw {seed + 1} of {DRAWS}: {time.perf_counter() - start:.0f} s")
     facts["dropped"] = {name: round(statistics.mean(counts)) for name, counts in facts["dropped"].items()}
     return results, facts
 
 
+def judge_by(method: str, images: Tensor, labels: Sequence[str], words: Words, wording: str = "default") -> Tensor:
+    """OOD-ness by NegLabel, CSP or NegRefine, mined as the method does by default."""
+    text = words.labels(labels, wording)
+    mining = dict(METHODS[method].mining)
+    candidates = words.corpus(mining.pop("corpus", "wordnet"), wording)
+    candidates, _ = candidates.filtered(labels, mining.pop("filters", ()))
+    negatives = candidates.mine(text, **mining)
+    return judge(method, images, text, negatives.embeddings, words.pairs(labels, negatives.words, wording))
+
+
+def _check_detectors(facts: dict[str, Any], data: SuiteData, words: Words, drawings: Drawings) -> None:
+    """Compare with detectors, which read all candidates from the cache, and find facts on a first bank."""
+    images, _ = find_images(data, drawings)
+    images = images[:: len(images) // 20]
+    for method in ("neglabel", "negrefine"):
+        detector = OODDetector(words.encoder, data.labels, method)
+        assert torch.allclose(detector.score(images), judge_by(method, images, data.labels, words), atol=1e-4)
+        if method == "neglabel":
+            bank = detector.negatives
+            assert bank is not None
+            facts["mined"] = bank.report
+            facts["first"] = bank.labels[:8]
+            facts["known_words"] = _known_words(drawings, words.corpus("wordnet").words, bank.labels)
+
+
 def _judge_draw(
     results: Results, facts: dict[str, Any], data: SuiteData, style: str, words: Words, drawings: Drawings
 ) -> None:
-    labels, encoder = data.labels, words.encoder
+    labels = data.labels
     parts = [("id", data.id), *((one.group, one) for one in data.ood)]
     images, masks = find_images(data, drawings)
-    id_text = words.texts(labels, TEMPLATES)
-    own_text = words.texts(labels, words.own)
+    text, wordnet = words.labels(labels), words.corpus("wordnet")
 
     def keep(question: str, variant: str, scores: Tensor, groups: Sequence[str] = ("near", "far")) -> None:
         for group in groups:
             add(results, f"{style}: {question}", variant, group, scores, masks["id"], masks[group])
 
-    def with_negatives(
-        candidates: Candidates, text: Tensor, mining: Mapping[str, Any] = {}, **settings: Any
-    ) -> Tensor:
-        negatives = candidates.embeddings[candidates.mine(text, **mining)]
-        return judge("neglabel", images, text, negatives, **settings)
+    def by_negatives(negatives: Candidates, **settings: Any) -> Tensor:
+        return judge("neglabel", images, text, negatives.embeddings, **settings)
 
-    neglabel = with_negatives(words.wordnet, id_text)
-    keep("methods", "NegLabel", neglabel)
-    facts["saturated"][style].append(round(100 * float((neglabel[masks["id"]] == 1).double().mean()), 3))
-    for title, text in (("paper", id_text), ("model", own_text)):
-        facts["accuracy"][f"{style}, {title}"].append(id_accuracy_of(images[masks["id"]], text, data))
-    if not facts["mined"]:
-        bank = NegativeLabels.mine(encoder, labels)
-        detector = OODDetector(encoder, labels, "neglabel", negatives=bank)
-        assert torch.allclose(detector.score(images), neglabel, atol=1e-5)
-        facts["mined"] = bank.report
-        facts["first"] = bank.labels[:8]
-        facts["known_words"] = _known_words(drawings, words.wordnet, words.wordnet.mine(id_text))
-
-    # CSP and NegRefine: cosines above 0.95 with the nearest label are too near.
-    nearest = _nearest(words.csp.embeddings, id_text)
-    kept = (nearest <= CSP_SIMILARITY).nonzero().flatten().tolist()
-    csp = words.csp.at(kept)
-    keep("methods", "CSP", with_negatives(csp, id_text, {"quantile": 1.0}))
-    filters = METHODS["negrefine"].mining["filters"]
-    left, _ = filter_candidates(csp.words, csp.kinds, labels, filters)  # type: ignore[arg-type]
-    refined = csp.at(left)
-    refined = refined.at(refined.mine(id_text, quantile=1.0).tolist())
-    pairs = words.pairs(labels, refined.words, TEMPLATES)
-    keep("methods", "NegRefine", judge("negrefine", images, id_text, refined.embeddings, pairs))
-    keep("methods", "NegLabel, the model's templates", with_negatives(words.own_wordnet, own_text))
+    for wording, title in WORDINGS.items():
+        for method, name in NEGATIVES.items():
+            # Pairs in several templates take longer than all the rest, and CSP has no adjectives.
+            if (wording == "adjectives" and method != "neglabel") or (wording == "all" and method == "negrefine"):
+                continue
+            scores = judge_by(method, images, labels, words, wording)
+            keep("methods", f"{name}{title}", scores)
+            if method == "neglabel":
+                share = float((scores[masks["id"]] == 1).double().mean())
+                facts["saturated"][f"{style}, {wording}"].append(round(100 * share, 3))
+        accuracy = id_accuracy_of(images[masks["id"]], words.labels(labels, wording), data)
+        facts["accuracy"][f"{style}, {wording}"].append(accuracy)
     for name in (*WITHOUT, *CLIPN_METHODS):
-        keep("methods", METHODS[name].title, OODDetector(encoder, labels, name).score(images))
+        keep("methods", METHODS[name].title, OODDetector(words.encoder, labels, name).score(images))
 
     # Words of the domain that name no OOD drawing: for near OOD those of far OOD, and the other way round.
     shown = {group: list(dict.fromkeys(one.class_names or ())) for group, one in parts}
-    for templates, text, title in ((TEMPLATES, id_text, "The nice {}."), (words.own, own_text, "the model's")):
-        for group, other in (("near", "far"), ("far", "near")):
-            known = set(labels) | set(shown[group])
-            vocabulary = words.names([name for name in shown[other] if name not in known], templates)
-            wordnet = words.wordnet if templates == TEMPLATES else words.own_wordnet
-            wordnet = wordnet.at(wordnet.mine(text).tolist())
-            for fraction in (FRACTION, 1.0):
-                scores = with_negatives(vocabulary, text, {"fraction": fraction})
-                keep("vocabulary", f"emoji names, fraction {fraction:g}; {title}", scores, [group])
-            both = torch.cat([wordnet.embeddings, vocabulary.embeddings])
-            keep("vocabulary", f"WordNet and all emoji names; {title}", judge("neglabel", images, text, both), [group])
-            leak = words.names([name for name in shown[group] if name not in labels], templates).embeddings
-            keep(
-                "vocabulary",
-                f"the names of the OOD drawings (a leak); {title}",
-                judge("neglabel", images, text, leak),
-                [group],
-            )
+    mined = wordnet.mine(text)
+    for group, other in (("near", "far"), ("far", "near")):
+        known = set(labels) | set(shown[group])
+        vocabulary = words.names([name for name in shown[other] if name not in known])
+        for fraction in (FRACTION, 1.0):
+            negatives = vocabulary.mine(text, fraction=fraction)
+            keep("vocabulary", f"emoji names, fraction {fraction:g}", by_negatives(negatives), [group])
+        both = torch.cat([mined.embeddings, vocabulary.embeddings])
+        keep("vocabulary", "WordNet and all emoji names", judge("neglabel", images, text, both), [group])
+        leak = words.names([name for name in shown[group] if name not in labels])
+        keep("vocabulary", "the names of the OOD drawings (a leak)", by_negatives(leak), [group])
 
-    for name, candidates in words.corpora_of(words.wordnet, words.csp).items():
-        keep("corpus", name, with_negatives(candidates, id_text))
-    judge_in_own_templates(results, facts, data, style, words, drawings)
+    corpora = {
+        "wordnet-nouns": wordnet.of_kinds("noun"),
+        "wordnet-adjectives": wordnet.of_kinds("adjective"),
+        "wordnet": wordnet,
+        "csp": words.corpus("csp"),
+    }
+    for name, candidates in corpora.items():
+        keep("corpus", name, by_negatives(candidates.mine(text)))
     if style != "Twemoji":
         return
-    for title, candidates, text in (("", words.wordnet, id_text), (", own", words.own_wordnet, own_text)):
-        for fraction in FRACTIONS:
-            mining = {"fraction": fraction}
-            keep(f"fraction{title}", f"{fraction:g}", with_negatives(candidates, text, mining))
-        negatives = candidates.embeddings[candidates.mine(text)]
-        for temperature in TEMPERATURES:
-            scores = judge("neglabel", images, text, negatives, temperature=temperature)
-            keep(f"temperature{title}", f"{temperature:g}", scores)
-        for groups in GROUPS:
-            keep(f"groups{title}", f"{groups}", judge("neglabel", images, text, negatives, num_groups=groups))
-        for quantile in QUANTILES:
-            keep(f"quantile{title}", f"{quantile:g}", with_negatives(candidates, text, {"quantile": quantile}))
-
-
-def judge_in_own_templates(
-    results: Results, facts: dict[str, Any], data: SuiteData, style: str, words: Words, drawings: Drawings
-) -> None:
-    """CSP, corpora and filters in the templates of the model, for one draw.
-
-    Without NegRefine, whose pairs in several templates take longer than all the rest.
-    """
-    labels = data.labels
-    images, masks = find_images(data, drawings)
-    text = words.texts(labels, words.own)
-
-    def keep(question: str, variant: str, candidates: Candidates, mined: Tensor) -> None:
-        scores = judge("neglabel", images, text, candidates.embeddings[mined])
-        for group in ("near", "far"):
-            add(results, f"{style}: {question}", variant, group, scores, masks["id"], masks[group])
-
-    nearest = _nearest(words.own_csp.embeddings, text)
-    csp = words.own_csp.at((nearest <= CSP_SIMILARITY).nonzero().flatten().tolist())
-    keep("methods", "CSP, the model's templates", csp, csp.mine(text, quantile=1.0))
-    for name, candidates in words.corpora_of(words.own_wordnet, words.own_csp).items():
-        keep("corpus, own", name, candidates, candidates.mine(text))
-    if style != "Twemoji":
-        return
-    wordnet, filters = words.own_wordnet, METHODS["negrefine"].mining["filters"]
-    keep("filters", "none", wordnet, wordnet.mine(text))
-    facts["dropped"]["none"].append(0)
-    chosen = {name: (name,) for name in FILTERS} | {", ".join(filters): filters}
+    for fraction in FRACTIONS:
+        keep("fraction", f"{fraction:g}", by_negatives(wordnet.mine(text, fraction=fraction)))
+    for temperature in TEMPERATURES:
+        keep("temperature", f"{temperature:g}", by_negatives(mined, temperature=temperature))
+    for groups in GROUPS:
+        keep("groups", f"{groups}", by_negatives(mined, num_groups=groups))
+    for quantile in QUANTILES:
+        keep("quantile", f"{quantile:g}", by_negatives(wordnet.mine(text, quantile=quantile)))
+    related = METHODS["negrefine"].mining["filters"]
+    chosen = {"none": (), **{name: (name,) for name in FILTERS}, ", ".join(related): related}
     for title, names in chosen.items():
-        left, dropped = filter_candidates(wordnet.words, wordnet.kinds, labels, names)  # type: ignore[arg-type]
-        kept = wordnet.at(left)
-        keep("filters", title, kept, kept.mine(text))
-        facts["dropped"][title].append(sum(dropped.values()))
-    nearest = _nearest(wordnet.embeddings, text)
+        candidates, dropped = wordnet.filtered(labels, names)
+        keep("filters", title, by_negatives(candidates.mine(text)))
+        facts["dropped"][title].append(dropped)
+    nearest = wordnet.nearest(text)
     for cosine in (0.95, 0.8, 0.6):
-        kept = wordnet.at((nearest <= cosine).nonzero().flatten().tolist())
-        keep("filters", f"max_similarity {cosine}", kept, kept.mine(text))
-        facts["dropped"][f"max_similarity {cosine}"].append(len(wordnet.words) - len(kept.words))
+        keep("filters", f"max_similarity {cosine}", by_negatives(wordnet.mine(text, max_similarity=cosine)))
+        facts["dropped"][f"max_similarity {cosine}"].append(int((nearest > cosine).sum()))
 
 
 def find_images(data: SuiteData, drawings: Drawings) -> tuple[Tensor, dict[str, Tensor]]:
@@ -514,11 +512,7 @@ def _image(name: str) -> str:
     return "/".join(name.split("/")[-2:])
 
 
-def _nearest(embeddings: Tensor, id_text: Tensor) -> Tensor:
-    return (embeddings @ id_text.T).amax(dim=1)
-
-
-def _known_words(drawings: Drawings, candidates: Candidates, mined: Tensor) -> list[int]:
+def _known_words(drawings: Drawings, candidates: Sequence[str], mined: Sequence[str]) -> list[int]:
     """How many candidates, and mined ones, have only words that occur in the captions the model was trained on."""
     seen = {
         word
@@ -526,8 +520,8 @@ def _known_words(drawings: Drawings, candidates: Candidates, mined: Tensor) -> l
         for text in (row["name"], row["keywords"])
         for word in text.lower().replace(";", " ").replace("-", " ").split()
     }
-    known = [set(word.lower().replace("-", " ").split()) <= seen for word in candidates.words]
-    return [sum(known), len(known), sum(known[place] for place in mined.tolist()), len(mined)]
+    known = [[set(word.lower().replace("-", " ").split()) <= seen for word in some] for some in (candidates, mined)]
+    return [number for some in known for number in (sum(some), len(some))]
 
 
 # --- Styles ----------------------------------------------------------------------------------------------------------
@@ -591,16 +585,10 @@ def styles(data_root: Path) -> tuple[Results, dict[str, Any]]:
 def _style_scores(
     words: Words, labels: list[str], images: Tensor, rest: Sequence[str]
 ) -> Iterable[tuple[str, Tensor]]:
-    id_text, own_text = words.texts(labels, TEMPLATES), words.texts(labels, words.own)
-    mined = words.wordnet.mine(id_text)
-    yield "NegLabel", judge("neglabel", images, id_text, words.wordnet.embeddings[mined])
-    mined = words.own_wordnet.mine(own_text)
-    own = words.own_wordnet.embeddings[mined]
-    yield "NegLabel, the model's templates", judge("neglabel", images, own_text, own)
-    csp = words.csp.at((_nearest(words.csp.embeddings, id_text) <= CSP_SIMILARITY).nonzero().flatten().tolist())
-    yield "CSP", judge("neglabel", images, id_text, csp.embeddings[csp.mine(id_text, quantile=1.0)])
-    vocabulary = words.names(rest, words.own)
-    yield "NegLabel, emoji names", judge("neglabel", images, own_text, vocabulary.embeddings)
+    for method in ("neglabel", "csp"):
+        yield NEGATIVES[method], judge_by(method, images, labels, words)
+    vocabulary = words.names(rest)
+    yield "NegLabel, emoji names", judge("neglabel", images, words.labels(labels), vocabulary.embeddings)
     for name in ("mcm", "max_logit", "energy", *CLIPN_METHODS):
         yield METHODS[name].title, OODDetector(words.encoder, labels, name).score(images)
 
@@ -673,31 +661,36 @@ def page_of_emoji(results: Results, facts: Mapping[str, Any]) -> str:
         CONVENTION + OVER_DRAWS,
     ]
     for style in ("Twemoji", "OpenMoji"):
+        accuracy, saturated = (
+            {wording: spread(facts[fact][f"{style}, {wording}"]) for wording in WORDINGS}
+            for fact in ("accuracy", "saturated")
+        )
         lines += [
-            f"## {style}: methods, at the defaults of their papers",
-            "NegLabel, CSP and NegRefine put labels into `The nice {}.`, adjectives into `This is a {} photo`, which "
-            "clipn-tiny was not trained on. The nearest label is the right one of "
-            f"{spread(facts['accuracy'][f'{style}, paper'])} % of the ID drawings, in the templates of the model of "
-            f"{spread(facts['accuracy'][f'{style}, model'])} %; the score of NegLabel is exactly 1, the highest there "
-            f"is in float32, for {spread(facts['saturated'][style])} % of them, so that a threshold that keeps 95 % "
-            "keeps everything.",
+            f"## {style}: methods, at their defaults",
+            "NegLabel, CSP and NegRefine put labels and nouns into the first template that clipn-tiny brings along, "
+            "`{}`, and adjectives into `This is a {} photo`; the paper's template is `The nice {}.`. All other "
+            f"methods average over the five templates of the model. The nearest label is the right one of "
+            f"{accuracy['default']} % of the ID drawings in the first template, {accuracy['all']} % in all, "
+            f"{accuracy['paper']} % in the paper's. The score of NegLabel is exactly 1, the highest there is in "
+            f"float32, for {saturated['default']} % of the ID drawings; in the paper's template it is for "
+            f"{saturated['paper']} %, so that a threshold that keeps 95 % of them keeps everything there. *Adjectives "
+            "as nouns*: these in the first template of the model, too. NegRefine in all templates is left out: it "
+            "embeds some ten thousand pairs of texts for each draw.",
             results_table(results, f"{style}: methods", "method", groups),
-            "Paired differences from NegLabel in AUROC, with the 95 % interval of Student's t over the draws:",
-            _differences(results, f"{style}: methods", "NegLabel", groups),
-            _differences(results, f"{style}: methods", "NegLabel, the model's templates", groups),
+            "Paired differences in AUROC, with the 95 % interval of Student's t over the draws:",
+            *(_differences(results, f"{style}: methods", name, groups) for name in NEGATIVES.values()),
             f"## {style}: words of the domain",
             "Negative labels for near OOD are names of emoji of the categories of far OOD, and the other way round, "
-            "so that no name of an OOD drawing is among them, but in the rows that say so.",
-            results_table(results, f"{style}: vocabulary", "negative labels; templates", groups),
+            "so that no name of an OOD drawing is among them, but in the row that says so.",
+            results_table(results, f"{style}: vocabulary", "negative labels", groups),
             f"## {style}: corpus",
             "Mined alike, at quantile 0.95 and fraction 0.15.",
             results_table(results, f"{style}: corpus", "corpus", groups),
-            "The same in the templates of the model:",
-            results_table(results, f"{style}: corpus, own", "corpus", groups),
         ]
     lines += [
         "## Twemoji: filters",
-        "Of the corpus `wordnet`, in the templates of the model; how many candidates each drops, mean over the draws.",
+        "Of the corpus `wordnet`; how many candidates each drops, mean over the draws. Filters drop before, "
+        "`max_similarity` after the share of the candidates is taken.",
     ]
     rows = []
     for (question, variant, group), cell in results.items():
@@ -708,12 +701,7 @@ def page_of_emoji(results: Results, facts: Mapping[str, Any]) -> str:
     header = ["filters", "dropped", "near, AUROC ↑", "near, FPR95 ↓", "far, AUROC ↑", "far, FPR95 ↓"]
     lines.append(table(header, rows))
     for question in ("fraction", "temperature", "groups", "quantile"):
-        lines += [
-            f"## Twemoji: {question}",
-            results_table(results, f"Twemoji: {question}", question, groups),
-            "The same in the templates of the model:",
-            results_table(results, f"Twemoji: {question}, own", question, groups),
-        ]
+        lines += [f"## Twemoji: {question}", results_table(results, f"Twemoji: {question}", question, groups)]
     return "\n\n".join(lines) + "\n"
 
 
@@ -728,11 +716,9 @@ def page_of_styles(results: Results, facts: Mapping[str, Any]) -> str:
         f"few): ten draws of 50 labels among the {num_id} of the categories animals & nature, food & drink and "
         f"objects; near OOD are the others of these, far OOD the {num_far} concepts of other categories. The same in "
         f"every style, so that styles alone differ. {', '.join(HELD_OUT)} were never trained on; the other nine "
-        "were, all of their concepts, so that results on them are those of training data. *Emoji names* are the "
-        f"{num_rest} names of concepts that are neither ID nor OOD in any draw, in the templates of the model. "
-        "NegLabel and CSP in the templates of their papers, which clipn-tiny was not trained on, give many images the "
-        "highest score there is, 1: a threshold that keeps 95 % of the ID images then rejects nothing, ID or OOD. "
-        "They are not in the figures.",
+        "were, all of their concepts, so that results on them are those of training data. NegLabel and CSP are at "
+        f"their defaults; *emoji names* are the {num_rest} names of concepts that are neither ID nor OOD in any draw, "
+        "taken as they are. NegRefine, which embeds some hundred thousand pairs for each draw, is left out.",
         CONVENTION + OVER_DRAWS,
     ]
     for metric, title in (("auroc", "AUROC ↑"), ("fpr95", "FPR95 ↓")):
@@ -861,7 +847,6 @@ def _figure(columns: int, width: float, height: float, rows: int = 1) -> tuple[A
 def draw_all(results: Mapping[str, Results], facts: Mapping[str, Any], output: Path) -> None:
     """Write all figures of the parts that were measured."""
     if "real" in results and "emoji" in results:
-        own = "NegLabel, the model's templates"
         for name, x_label, log in (
             ("fraction", "share of the candidates that is mined", False),
             ("temperature", "temperature", True),
@@ -878,14 +863,12 @@ def draw_all(results: Mapping[str, Results], facts: Mapping[str, Any], output: P
                 levels[title] = _levels(on_real, "methods", group)
             for group in ("far", "near"):
                 title = f"Twemoji, {group}"
-                # In templates that the model does not know, it is as good as chance.
-                panels[title] = {own: (on_emoji, f"Twemoji: {name}, own", group)}
+                panels[title] = {"NegLabel": (on_emoji, f"Twemoji: {name}", group)}
                 levels[title] = _levels(on_emoji, "Twemoji: methods", group)
             _save(draw_knob(x_label, panels, levels, log), output / f"{name}.png")
     if "styles" in results:
         on_styles, names = results["styles"], facts["styles"]["styles"]
-        # In templates that the model does not know, they are as good as chance.
-        methods = [one for one in dict.fromkeys(one for one, _, _ in on_styles) if one not in ("NegLabel", "CSP")]
+        methods = list(dict.fromkeys(method for method, _, _ in on_styles))
         values = {
             f"{group.capitalize()} OOD": {
                 method: {style: on_styles[method, style, group]["auroc"] for style in names} for method in methods

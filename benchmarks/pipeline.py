@@ -120,7 +120,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="Hub id or folder of a CLIP; default: random weights")
     parser.add_argument("--labels", type=int, default=1000, help="how many; default: 1000")
-    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 8], help="default: 1 8")
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 8, 32], help="default: 1 8 32")
     parser.add_argument("--rounds", type=int, default=2, help="in which both take turns; default: 2")
     parser.add_argument("--threads", type=int, default=2, help="of torch; default: 2")
     parser.add_argument("--output", type=Path, help="where to write the numbers as JSON")
