@@ -21,7 +21,7 @@ import numpy as np
 from torch import Tensor
 
 from clipn_hf import DualEncoder, OODDetector
-from clipn_hf.detector import unserved
+from clipn_hf.detector_checks import unserved
 from clipn_hf.evaluation.results import OOD_METRICS, Draws, measure
 from clipn_hf.features import cached_class_embeddings, extract_features
 from clipn_hf.images import find_images

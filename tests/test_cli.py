@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -126,7 +127,12 @@ def test_methods_lists_the_table(run: Command) -> None:
         assert method.title in lines[name]
         assert method.reference in lines[name]
         assert ("CLIPN" in lines[name]) == ("no" in method.needs)
-        assert all(f"{setting}={value}" in lines[name] for setting, value in method.settings.items())
+        # As `--setting` takes them.
+        for setting, value in method.settings.items():
+            (given,) = re.findall(rf"\b{setting}=([\w.]+)", lines[name])
+            assert cli_options.read_value(given) == value
+            assert given != "None"
+    assert "num_groups=null makes groups of at least 100 negative labels" in out
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,16 @@ def test_info_of_a_detector(
     assert not {"settings", "fitted on", "promise"} & shown.keys()
 
 
+def test_info_of_a_detector_names_the_number_of_groups_that_is_in_effect(
+    run: Command, clip_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+    negatives = [f"thing {number}" for number in range(250)]
+    OODDetector(clip_folder, ["cat", "dog"], "neglabel", negatives=negatives).save_pretrained(tmp_path / "detector")
+    out = run("info", tmp_path / "detector").out
+    assert re.search(r"^settings +temperature=0.01, num_groups=2, seed=0 *$", out, flags=re.MULTILINE)
+
+
 def test_info(run: Command, clip_folder: Path, clipn_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code, out, _ = run("info", clipn_folder)
     assert code == 0

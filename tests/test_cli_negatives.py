@@ -18,6 +18,7 @@ from clipn_hf.evaluation import contact_sheet
 from clipn_hf.feature_cache import cache_info
 from clipn_hf.methods import METHODS
 from clipn_hf.negatives import CORPORA, FILTERS, NegativeLabels
+from clipn_hf.verdicts import looks_like
 
 if TYPE_CHECKING:
     from conftest import Command
@@ -75,10 +76,13 @@ def test_mine_writes_a_bank_and_tells_what_it_did(
         "5 mined: of each kind of words the 50 % that are farthest from the labels",
     ]
     assert lines[5] == f"5 texts, the farthest first: {', '.join(bank.labels)}"
-    assert lines[6] == (
-        f"Written to {output}; use it by: clipn-hf detect PATH... --labels cat,dog --model {clip_folder} "
-        f"--method neglabel --negatives {output}"
-    )
+    given = f"--labels cat,dog --model {clip_folder} --method neglabel --negatives {output}"
+    assert lines[6:] == [
+        f"Written to {output}; use it by:",
+        f"clipn-hf calibrate PATH... {given} --output DETECTOR",
+        f"clipn-hf detect PATH... {given}",
+        "The first makes a detector that gives verdicts, from images of the labels; the second gives scores alone.",
+    ]
     assert f"The model embeds 12 candidates of {corpus}.\n" in err
 
 
@@ -101,7 +105,10 @@ def test_mine_writes_text(run: Command, corpus: Path, clip_folder: Path, tmp_pat
         max_similarity=1.0,
     )
     assert output.read_text(encoding="utf-8").splitlines() == expected.labels
-    assert "0 dropped by max_similarity" in " ".join(out.split())
+    shown = " ".join(out.split())
+    assert "0 dropped by max_similarity" in shown
+    assert f"10 drawn of 12 candidates of {corpus} 1 exact duplicates before the draw, which count once" in shown
+    assert "drawn_from" not in shown
     assert (
         f"--labels-file {labels_file}" in out
         and f"--template 'a {{}}.' --method neglabel --negatives '{output}'" in out
@@ -127,8 +134,6 @@ def test_mine_keeps_embeddings_unless_told_otherwise(
 
 
 def test_help_names_all_corpora_and_filters(run: Command) -> None:
-    assert tuple(CORPORA) == cli_negatives.CORPORA
-    assert tuple(FILTERS) == cli_negatives.FILTERS
     code, out, _ = run("mine", "--help")
     assert code == 0
     assert all(name in out for name in (*CORPORA, *FILTERS))
@@ -175,12 +180,42 @@ def test_what_cannot_be_mined(
 
 def test_a_corpus_of_labels_alone(run: Command, clip_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "labels.txt").write_text("cat\ndog\n")
+    (tmp_path / "names.txt").write_text("Cats\nDOG\n")
     (tmp_path / "empty.txt").write_text("# nothing\n")
-    options = ("mine", "--model", clip_folder, "--labels-file", tmp_path / "labels.txt", "--fraction", 1)
-    for corpus, message in (("labels.txt", "has nothing but labels"), ("empty.txt", "empty")):
-        code, _, err = run(*options, "--corpus", tmp_path / corpus, "--out", tmp_path / "out.txt")
-        assert (code, message in err.splitlines()[-1]) == (1, True)
+    options = ("mine", "--model", clip_folder, "--labels-file", tmp_path / "labels.txt")
+    messages = {"labels.txt": "has nothing but labels", "names.txt": "has nothing but labels", "empty.txt": "is empty"}
+    for corpus, message in messages.items():
+        # Whether the share of them would be less than one does not matter.
+        for fraction in (1, 0.15):
+            code, _, err = run(
+                *options, "--fraction", fraction, "--corpus", tmp_path / corpus, "--out", tmp_path / "out.txt"
+            )
+            assert (code, message in err.splitlines()[-1]) == (1, True)
+            assert str(tmp_path / corpus) in err and "`--corpus wordnet`" in err
     assert not (tmp_path / "out.txt").exists()
+
+
+def test_warnings_of_mining_name_options(
+    run: Command, corpus: Path, images: Path, clip_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = ("--labels", "cat,dog", "--model", clip_folder)
+    output = tmp_path / "out.safetensors"
+    assert run("mine", *options, "--corpus", corpus, "--fraction", 1, "--out", output).code == 0
+    (said,) = caplog.messages
+    assert "1 of 12 negative labels is a label, too ('Cats')" in said
+    assert "`--filter id_names`" in said and "`filters`" not in said
+    caplog.clear()
+    # Mined again for other labels.
+    options = ("--labels", "cat,bird", *options[2:])
+    code, _, err = run("detect", images, *options, "--method", "neglabel", "--negatives", output)
+    assert code == 0, err
+    (said,) = caplog.messages
+    assert "`clipn-hf mine --filter id_names`" in said
+    # The words are those of the command alone.
+    caplog.clear()
+    NegativeLabels.mine(str(clip_folder), LABELS, str(corpus), fraction=1.0)
+    (said,) = caplog.messages
+    assert "clipn-hf" not in said and "--filter" not in said
 
 
 @pytest.mark.parametrize(
@@ -207,17 +242,15 @@ def record(is_ood: bool | None, *negatives: tuple[str, float]) -> records.Record
 
 
 def test_explain() -> None:
-    negatives = [("jellyfish", 0.3149), ("parachute", 0.12), ("lamp", 0.0049)]
+    negatives = [("jellyfish", 0.3149), ("parachute", 0.12), ("asterisk", 0.005), ("lamp", 0.0049)]
     assert records.explain(record(True, *negatives)) == (
-        "not one of your labels; looks like jellyfish (0.31), parachute (0.12)"
+        "not one of your labels; looks like jellyfish (0.31), parachute (0.12), asterisk (0.01)"
     )
     assert records.explain(record(None, *negatives)) == (
-        "if it is not one of your labels, it looks like jellyfish (0.31), parachute (0.12)"
+        "if it is not one of your labels, it looks like jellyfish (0.31), parachute (0.12), asterisk (0.01)"
     )
     assert records.explain(record(False, *negatives)) == ""
     assert records.explain(record(True)) == records.explain(record(True, ("lamp", 0.004))) == ""
-    assert records.looks_like(record(True, *negatives), 1) == "jellyfish (0.31)"
-    assert records.looks_like({"file": "a.png", "error": "it is empty"}) == ""
 
 
 def test_detect_says_what_unknown_images_look_like(
@@ -243,12 +276,13 @@ def test_detect_says_what_unknown_images_look_like(
     for threshold, beginning in ((-9, "not one of your labels; looks like "), (9, None)):
         lines = table("--threshold", threshold)
         why = [line.strip() for line in lines if line.startswith("     ")]
-        wanted = [f"{beginning}{records.looks_like(one)}" for one in said if records.looks_like(one)]
+        named = [looks_like(one["negatives"]) for one in said]
+        wanted = [f"{beginning}{one}" for one in named if one]
         assert why == (wanted if beginning else [])
     assert any(line.strip().startswith("if it is not one of your labels, it looks like ") for line in table())
     assert not any("looks like" in line for line in table("--threshold", -9, "--top-negatives", 0))
     (row,) = csv.DictReader(run(*options[:1], files[0], *options[2:], "--format", "csv").out.splitlines())
-    assert row["negatives"] == records.looks_like(expected[files[0]])
+    assert row["negatives"] == looks_like(expected[files[0]]["negatives"])
     (one,) = read(run(*options[:1], files[0], *options[2:], "--format", "jsonl", "--top-negatives", 7).out)
     assert len(one["negatives"]) == 7
 
@@ -280,8 +314,9 @@ def test_the_contact_sheet_says_it_too(
         "--negatives", words_file, "--contact-sheet", tmp_path / "sheet.png", "--format", "jsonl",
     )  # fmt: skip
     assert code == 0
-    assert [tile.looks_like for tile in drawn] == [
-        records.looks_like(one, 1) for one in sorted(read(out), key=lambda one: one["ood_score"])
+    assert [(tile.looks_like, tile.mass) for tile in drawn] == [
+        (one["negatives"][0]["label"], one["negatives"][0]["score"])
+        for one in sorted(read(out), key=lambda one: one["ood_score"])
     ]
     assert any(tile.looks_like for tile in drawn)
 
@@ -305,7 +340,19 @@ def test_a_method_judges_by_what_was_mined(
     # Of the same candidates others are far from other labels.
     code, _, err = run("detect", images, "--labels", "cat,bird", *options[2:])
     assert code == 0
-    assert f"The negative labels in {bank} were mined for other labels; they are mined again for yours.\n" in err
+    assert (
+        f"The negative labels in {bank} were mined for other labels; they are mined again for yours. The model embeds "
+        f"10 candidates of {words_file}.\n" in err
+    )
+    code, _, err = run("detect", images, *options, "--template", "a {}.")
+    assert code == 0
+    assert f"The negative labels in {bank} were mined for other templates; they are mined again for yours. " in err
+    words_file.unlink()
+    code, _, err = run("detect", images, "--labels", "cat,bird", *options[2:])
+    assert (code, "mined again for yours" in err) == (1, False)
+    line = err.splitlines()[-1]
+    assert line.startswith("Error: ") and line.endswith(" that are gone; mine others by `clipn-hf mine`.")
+    assert "with_changes" not in line
 
 
 def test_calibrate_saves_negative_labels(
@@ -346,6 +393,15 @@ def test_a_detector_of_another_method_can_be_given_some(
         assert one["threshold"] == threshold
         assert one["promise"] is not None
         assert len(one["negatives"]) == 3
+    (tmp_path / "labels.txt").write_text("lamp\nDog\n")
+    code, _, err = run("detect", images, "--detector", output, "--negatives", tmp_path / "labels.txt")
+    assert (code, f"Error: `--negatives` {tmp_path / 'labels.txt'} has 1 of the labels ('Dog')" in err) == (1, True)
+    # What was mined for other labels is mined again, which is said.
+    bank = tmp_path / "negatives.safetensors"
+    mined = ("mine", "--labels", "cat,bird", "--model", clip_folder, "--corpus", words_file, "--out", bank)
+    assert run(*mined).code == 0
+    code, _, err = run("detect", images, "--detector", output, "--negatives", bank)
+    assert (code, "they are mined again for yours. The model embeds 10 candidates" in err) == (0, True)
 
 
 @pytest.mark.parametrize("subcommand", ["detect", "calibrate"])
@@ -367,7 +423,32 @@ def test_negative_labels_that_are_labels(run: Command, images: Path, clip_folder
     (tmp_path / "words.txt").write_text("jellyfish\ncat\n")
     options = ("detect", images, "--labels", "cat,dog", "--model", clip_folder, "--method", "mcm")
     code, _, err = run(*options, "--negatives", tmp_path / "words.txt")
-    assert (code, "1 of the labels ('cat')" in err) == (1, True)
+    assert (code, f"Error: `--negatives` {tmp_path / 'words.txt'} has 1 of the labels ('cat')" in err) == (1, True)
+
+
+@pytest.mark.parametrize("subcommand", ["detect", "calibrate"])
+def test_an_empty_file_is_said_before_anything_is_loaded(
+    run: Command, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, subcommand: str
+) -> None:
+    monkeypatch.setattr(DualEncoder, "from_pretrained", None)
+    (tmp_path / "empty.txt").write_text("# nothing\n\n")
+    options = (subcommand, images, "--labels", "cat,dog", "--negatives", tmp_path / "empty.txt")
+    options = (*options, "--output", tmp_path / "out") if subcommand == "calibrate" else options
+    assert run(*options) == (
+        1,
+        "",
+        f"Error: The negative labels file {tmp_path / 'empty.txt'} has no negative labels; write one per line.\n",
+    )
+
+
+def test_asking_for_negative_labels_where_there_are_none(
+    run: Command, images: Path, clip_folder: Path, words_file: Path
+) -> None:
+    options = ("detect", images, "--labels", "cat,dog", "--model", clip_folder, "--method", "mcm")
+    said = "There are no negative labels, which --top-negatives would list; give some by `--negatives`.\n"
+    assert said in run(*options, "--top-negatives", 2).err
+    for others in ((), ("--top-negatives", 0), ("--top-negatives", 2, "--negatives", words_file)):
+        assert said not in run(*options, *others).err
 
 
 @pytest.mark.parametrize("subcommand", ["detect", "calibrate"])
@@ -384,9 +465,9 @@ def test_mining_is_announced_before_it_begins(
     first, last = err.splitlines()
     assert (code, last) == (1, "Error: stopped.")
     assert re.fullmatch(
-        r"Method csp mines negative labels for your labels. The model embeds \d\d\d,\d\d\d candidates of csp, which "
-        r"may take minutes on a CPU and takes seconds on a GPU; they are kept on disk, for the next time to take "
-        r"seconds. To use others, name a file by `--negatives`.",
+        r"Method csp mines negative labels for your labels. The model embeds \d\d\d,\d\d\d candidates of csp, those "
+        r"that are not on disk yet, which may take minutes on a CPU and takes seconds on a GPU; they are kept, for "
+        r"the next time to take seconds. To use others, name a file by `--negatives`.",
         first,
     )
 

@@ -19,8 +19,9 @@ from torch.nn.functional import normalize
 from torch.utils.data import Dataset, IterableDataset
 from transformers import CLIPModel, CLIPProcessor
 
-from clipn_hf import CLIPNModel, DualEncoder, OODDetector
+from clipn_hf import CLIPNModel, DualEncoder, OODDetector, detector_images, detector_state
 from clipn_hf.encoders import PrecomputedEncoder
+from clipn_hf.feature_cache import cache_info
 from clipn_hf.features import extract_features
 from clipn_hf.images import ImageError
 from clipn_hf.methods import METHODS, MethodInputs, TrainingInputs
@@ -292,6 +293,14 @@ def test_misspelt_arguments(encoder: DualEncoder, name: str, suggested: str) -> 
         OODDetector(encoder, LABELS, "mcm", **{name: 0.5})
     with pytest.raises(TypeError, match=r"does not know `color`\. Known are"):
         OODDetector(encoder, LABELS, "atd", color=1)
+
+
+@pytest.mark.parametrize("name", ["trust_remote_code", "revision", "attn_implementation"])
+def test_arguments_for_loading_a_model_belong_to_the_encoder(clip_folder: Path, name: str) -> None:
+    with pytest.raises(
+        TypeError, match=rf"^`{name}` is for .*`DualEncoder.from_pretrained\(…, {name}=…\)` as `model`"
+    ):
+        OODDetector(clip_folder, LABELS, "mcm", **{name: True})
 
 
 def test_representation_is_short(encoder: DualEncoder, clipn_folder: Path) -> None:
@@ -828,6 +837,119 @@ def test_no_embeddings_give_no_results(encoder: DualEncoder, method: str) -> Non
         assert detector.score(nothing).shape == (0,)
         assert detector.results(nothing) == []
         assert detector.p_values(nothing).shape == (0,)
+
+
+def count_compared(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Collect how many images are compared with the labels at once."""
+    parts: list[int] = []
+    compare = detector_state.method_inputs
+
+    def counting(image_embeddings: torch.Tensor, *arguments: Any) -> MethodInputs:
+        parts.append(len(image_embeddings))
+        return compare(image_embeddings, *arguments)
+
+    monkeypatch.setattr(detector_state, "method_inputs", counting)
+    return parts
+
+
+@every_method
+def test_embeddings_are_judged_in_parts(encoder: DualEncoder, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    detector = trained(encoder, method)
+    detector.calibrate(TRAINING + 1.0, 0.1, per_label=False)
+    parts = count_compared(monkeypatch)
+    whole = detector._score(detector._inputs(HELD_OUT))
+    labels, p = detector.predict(HELD_OUT), detector.p_values(HELD_OUT)
+    results = detector.results(HELD_OUT)
+    # Few images are one part, whose scores are the same to the last bit.
+    assert parts == [100] * 4
+    assert torch.equal(detector.score(HELD_OUT), whole)
+
+    monkeypatch.setattr(detector_images, "_COSINES", 7 * detector.dim)
+    for judge in (detector.score, detector.predict, detector.p_values, detector.results, detector.score_and_predict):
+        parts.clear()
+        judge(HELD_OUT)
+        assert parts == [7] * 14 + [2]
+    torch.testing.assert_close(detector.score(HELD_OUT), whole, rtol=1e-5, atol=1e-6)
+    assert torch.equal(detector.predict(HELD_OUT.numpy()), labels)
+    np.testing.assert_allclose(detector.p_values(HELD_OUT), p, atol=0.05)
+    for found, expected in zip(detector.results(HELD_OUT), results, strict=True):
+        assert found["ood_score"] == pytest.approx(expected["ood_score"], rel=1e-5, abs=1e-6)
+        assert found["label"] == expected["label"]
+    # One error for all, whichever part is wrong
+    with pytest.raises(ValueError, match=r"must have shape \(images, 24\) for this model, got \(100, 23\)"):
+        detector.score(HELD_OUT[:, :23])
+    broken = HELD_OUT.clone()
+    broken[-1, 3] = float("nan")
+    with pytest.raises(ValueError, match="NaN or infinite values"):
+        detector.score(broken)
+
+
+def test_memory_does_not_grow_with_the_number_of_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"thing {number}" for number in range(1000)]
+    bank = dict(zip(names, torch.randn(1000, 8, generator=torch.Generator().manual_seed(3)), strict=True))
+    detector = OODDetector(PrecomputedEncoder(bank, "mine", ["{}"]), names, "mcm")
+    many = torch.randn(5000, 8, generator=torch.Generator().manual_seed(4))
+    parts = count_compared(monkeypatch)
+    detector.calibrate(many)
+    for judge in (detector.score, detector.predict, detector.p_values):
+        judge(many)
+    assert sum(parts) == 4 * 5000
+    # 8 MB of cosines at a time
+    assert max(parts) * len(names) <= 2**21
+
+
+def test_scores_and_labels_in_one_pass(encoder: DualEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    detector = trained(encoder, "mahalanobis")
+    expected = detector.score(IMAGES, batch_size=3), detector.predict(IMAGES, batch_size=3)
+    passes: list[int] = []
+    embed = encoder.image_embeddings
+    monkeypatch.setattr(encoder, "image_embeddings", lambda inputs: passes.append(1) or embed(inputs))
+    scores, labels = detector.score_and_predict(IMAGES, batch_size=3)
+    assert len(passes) == 3
+    assert torch.equal(scores, expected[0])
+    assert torch.equal(labels, expected[1])
+    nothing = detector.score_and_predict([])
+    assert [(one.shape, one.dtype) for one in nothing] == [((0,), torch.float32), ((0,), torch.int64)]
+    with pytest.raises(ValueError, match="must be fitted"):
+        OODDetector(encoder, LABELS, "mahalanobis").score_and_predict(IMAGES)
+
+
+@pytest.mark.parametrize("method", ["mcm", "atd"])
+def test_many_labels_are_kept_on_disk(
+    encoder: DualEncoder, method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLIPN_HF_CACHE", str(tmp_path))
+    calls: list[dict[str, Any]] = []
+    embed = detector_state.cached_class_embeddings
+
+    def counting(*arguments: Any, **options: Any) -> Any:
+        calls.append(options)
+        return embed(*arguments, **options)
+
+    monkeypatch.setattr(detector_state, "cached_class_embeddings", counting)
+    labels = [f"cat {number}" for number in range(50)]
+    templates = [f"{word} {{}}" for word in ("a", "the", "no", "photo", "car", "dog", "of", "an", "with", "not")]
+    few = OODDetector(encoder, labels, method, templates=templates[:9])
+    assert not calls
+    assert cache_info().entries == []
+    detector = OODDetector(encoder, labels, method, templates=templates)
+    # With a bar
+    assert calls == [{"progress": True}]
+    kinds = ["no_text", "text"] if method == "atd" else ["text"]
+    assert sorted((entry.kind, entry.embeddings) for entry in cache_info().entries) == [(kind, 50) for kind in kinds]
+    expected = DualEncoder(encoder.model, encoder.processor).class_embeddings(labels, templates)[0]
+    torch.testing.assert_close(detector._texts.text, expected, rtol=1e-5, atol=1e-6)
+    assert detector._texts.text.data_ptr() % 64 == 0
+
+    # What is in memory is not looked for on disk.
+    for again in (OODDetector(encoder, labels, method, templates=templates), few.with_changes(templates=templates)):
+        assert torch.equal(again.score(HELD_OUT), detector.score(HELD_OUT))
+    assert len(calls) == 1
+    # As in another process
+    other = DualEncoder(encoder.model, encoder.processor)
+    monkeypatch.setattr(other, "_embed_texts", lambda *arguments: pytest.fail("Texts are embedded again."))
+    assert torch.equal(OODDetector(other, labels, method, templates=templates).score(HELD_OUT), again.score(HELD_OUT))
+    assert len(calls) == 2
 
 
 @every_method

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from PIL import Image
 from transformers import CLIPModel, CLIPProcessor
 
@@ -122,6 +123,10 @@ def test_methods_say_how_they_are_mined(
         ({"corpus": []}, ValueError, "is empty"),
         ({"corpus": LABELS}, ValueError, "nothing but labels"),
         ({"corpus": CANDIDATES, "quantile": 1.5}, ValueError, "`quantile`"),
+        ("clown", FileNotFoundError, r"there is no file 'clown'; give a single text in a list, as in \['clown'\]"),
+        (Dataset.from_dict({"name": ["car"]}), TypeError, r"`negatives` must be one column of the data set, got all"),
+        ({"filters": None}, TypeError, "`filters` must be a list of names among id_names, .*, got NoneType"),
+        ({"corpus": CANDIDATES, "max_candidates": 3.5}, TypeError, "`max_candidates` must be a whole number"),
         ({"fractoin": 0.5}, TypeError, "`negatives` does not know `fractoin`, did you mean `fraction`"),
         ({"templates": ["the {}"]}, TypeError, "`negatives` has `templates`, which is that of the detector"),
     ],
@@ -269,6 +274,52 @@ def test_a_given_bank_for_other_labels_is_mined_again(encoder: DualEncoder, mine
     assert bank_of(other).mined_for == ["apple", "pear"]
     with pytest.raises(ValueError, match="are gone"):
         OODDetector(encoder, ["apple", "pear"], "neglabel", negatives=gone)
+
+
+def test_banks_in_other_templates(encoder: DualEncoder, caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    (tmp_path / "candidates.txt").write_text("\n".join(CANDIDATES))
+    sketch, plain = ["a sketch of {}."], ["{}"]
+
+    def mine(corpus: Any) -> NegativeLabels:
+        return NegativeLabels.mine(encoder, LABELS, corpus, fraction=0.5, templates=plain, use_cache=False)
+
+    named, gone, texts = (
+        mine(tmp_path / "candidates.txt"),
+        mine(CANDIDATES),
+        NegativeLabels.from_texts(encoder, TEXTS, LABELS, templates=plain),
+    )
+    for bank in (named, gone, texts):
+        # Labels follow where scores compare them with negative labels.
+        detector = detector_of(encoder, negatives=bank)
+        assert detector.templates == plain and bank_of(detector) is bank
+        assert detector_of(encoder, "mcm", negatives=bank).templates == encoder.templates
+    assert not caplog.messages
+    # Else negative labels follow,
+    for bank in (named, texts):
+        detector = detector_of(encoder, negatives=bank, templates=sketch)
+        assert bank_of(detector).settings == {**bank.settings, "templates": sketch}
+        detector.templates = plain
+        torch.testing.assert_close(bank_of(detector).embeddings, bank.embeddings)
+        detector.templates = None
+        assert detector.templates == plain
+    assert bank_of(detector_of(encoder, "mcm", negatives=texts)).settings["templates"] == encoder.templates
+    # but are not mined again only to explain.
+    assert bank_of(detector_of(encoder, "mcm", negatives=named, templates=sketch)) is named
+    assert not caplog.messages
+    # What cannot follow is told.
+    assert bank_of(detector_of(encoder, negatives=gone, templates=sketch)) is gone
+    (message,) = caplog.messages
+    assert "in the templates ['{}'], the labels in ['a sketch of {}.']" in message
+
+
+def test_templates_of_a_bank_are_kept_in_files(encoder: DualEncoder, clipn_folder: Path, tmp_path: Path) -> None:
+    model = DualEncoder.from_pretrained(clipn_folder, device="cpu")
+    bank = NegativeLabels.mine(model, LABELS, CANDIDATES, fraction=0.5, templates=["{}"], use_cache=False)
+    detector = detector_of(model, negatives=bank)
+    detector.save_pretrained(tmp_path)
+    loaded = OODDetector.from_pretrained(tmp_path, device="cpu")
+    assert loaded.templates == ["{}"]
+    assert torch.equal(loaded.score(HELD_OUT), detector.score(HELD_OUT))
 
 
 def test_later_changes_of_a_list_do_not_matter(encoder: DualEncoder) -> None:
@@ -457,3 +508,5 @@ def test_representation_says_how_many(encoder: DualEncoder) -> None:
         "OODDetector('CLIPNModel', 3 labels, 5 negative labels, method="
     )
     assert ", 1 negative label, " in repr(detector_of(encoder, negatives=["car"]))
+    # That in effect
+    assert "num_groups=1," in repr(detector_of(encoder))

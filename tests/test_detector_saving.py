@@ -2,9 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Detectors to folders and repositories and back: bit-equal, and never another one than was saved."""
 
+import importlib
 import json
 import os
 import shutil
+import sys
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -578,6 +580,16 @@ def card_of(folder: Path) -> str:
     return " ".join((folder / "README.md").read_text(encoding="utf-8").split())
 
 
+def test_card_tells_how_many_groups_there_are(clipn_folder: Path, tmp_path: Path) -> None:
+    detector = ready(clipn_folder, "neglabel", negatives=[f"thing {number}" for number in range(230)])
+    detector.save_pretrained(tmp_path)
+    assert "| Settings | `temperature` = 1.0, `num_groups` = 2, `seed` = 0 |" in card_of(tmp_path)
+    # With other negative labels there will be others.
+    assert load(tmp_path).settings["num_groups"] is None
+    detector.with_changes(num_groups=7).save_pretrained(tmp_path)
+    assert "`num_groups` = 7," in card_of(tmp_path)
+
+
 def test_card_tells_what_the_threshold_promises(clipn_folder: Path, tmp_path: Path) -> None:
     detector = ready(clipn_folder, "mcm", temperature=2.0)
     calibration = detector.calibration
@@ -965,6 +977,53 @@ def test_misspelt_loading_arguments_are_named(clip_folder: Path, tmp_path: Path)
         OODDetector.from_pretrained(tmp_path, devise="cpu")
     with pytest.raises(TypeError, match="`temperature` comes with the detector"):
         OODDetector.from_pretrained(tmp_path, temperature=2.0)
+
+
+REMOTE_CODE = """
+import torch
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+
+class OwnConfig(PreTrainedConfig):
+    model_type = "own_dual"
+
+
+class OwnModel(PreTrainedModel):
+    config_class = OwnConfig
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.tokens, self.patches = nn.Embedding(1000, 24), nn.Linear(3 * 32 * 32, 24)
+        self.logit_scale = nn.Parameter(torch.tensor(1.5))
+        self.post_init()
+
+    def get_image_features(self, pixel_values):
+        return self.patches(pixel_values.flatten(1))
+
+    def get_text_features(self, input_ids, attention_mask):
+        return (self.tokens(input_ids) * attention_mask[..., None]).sum(1)
+"""
+
+
+@pytest.mark.parametrize("include_weights", [True, False])
+def test_models_with_code_of_their_own(
+    tiny_processor: CLIPProcessor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, include_weights: bool
+) -> None:
+    model_folder, folder = tmp_path / "own_model", tmp_path / "detector"
+    model_folder.mkdir()
+    (model_folder / "modeling_own.py").write_text(REMOTE_CODE)
+    monkeypatch.syspath_prepend(model_folder)
+    monkeypatch.delitem(sys.modules, "modeling_own", raising=False)
+    module = importlib.import_module("modeling_own")
+    model = module.OwnModel(module.OwnConfig())
+    model.config.auto_map = {"AutoConfig": "modeling_own.OwnConfig", "AutoModel": "modeling_own.OwnModel"}
+    model.save_pretrained(model_folder)
+    tiny_processor.save_pretrained(model_folder)
+    detector = ready(DualEncoder.from_pretrained(model_folder, device="cpu", trust_remote_code=True))
+    detector.save_pretrained(folder, include_weights=include_weights)
+    check_equal(load(folder, trust_remote_code=True), detector)
+    check_equal(load(folder, encoder=detector.encoder, trust_remote_code=True), detector)
 
 
 def test_a_detector_in_place_of_a_model_is_said(

@@ -134,6 +134,32 @@ def test_each_text_is_encoded_once_among_those_of_its_length(
     for embed in (encoder.text_embeddings, encoder.no_text_embeddings):
         with pytest.raises(ValueError, match="`prompts` is empty; give at least one text"):
             embed([])
+        with pytest.raises(TypeError, match=r"`prompts` must be a sequence of texts, got the text 'a cat'; give \["):
+            embed("a cat")
+        with pytest.raises(TypeError, match="`prompts` must hold texts, got None at position 1"):
+            embed(["a cat", None])  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize(("side", "part"), [("right", "end"), ("left", "beginning")])
+def test_says_which_part_of_a_text_is_cut(
+    tiny_clip: CLIPModel, tiny_processor: CLIPProcessor, caplog: pytest.LogCaptureFixture, side: str, part: str
+) -> None:
+    tiny_processor.tokenizer.truncation_side = side
+    encoder = DualEncoder(tiny_clip, tiny_processor)
+    encoder.text_embeddings(["cat " * 90, "dog"])
+    encoder.text_embeddings(["cat " * 90, "dog " * 90])
+    one, two = caplog.messages
+    assert one.endswith(f"is too long for the text encoder, and its {part} is ignored: shorten it.")
+    assert f"2 texts are too long for the text encoder, and their {part}s are ignored: 'cat " in two
+
+
+@pytest.mark.parametrize("image", ["cat.png", Path("cat.png"), b"", Image.new("RGB", (4, 4))])
+def test_images_are_several(tiny_clip: CLIPModel, tiny_processor: CLIPProcessor, image: Any) -> None:
+    encoder = DualEncoder(tiny_clip, tiny_processor)
+    with pytest.raises(TypeError, match=r"`images` must be a sequence of images, got one \w+; give `\[image\]`\."):
+        encoder.prepare_images(image)
+    with pytest.raises(ValueError, match="`images` is empty; give at least one image"):
+        encoder.prepare_images([])
 
 
 def test_a_bar_shows_on_request(
@@ -505,7 +531,7 @@ def test_which_tokenizers_fit(tiny_clip: CLIPModel, tiny_processor: CLIPProcesso
 def test_models_without_two_encoders_are_refused(tiny_clip: CLIPModel, tiny_processor: CLIPProcessor) -> None:
     with pytest.raises(TypeError, match=r"CLIPTextModel does not embed both .*: it has no get_image_features and no "):
         DualEncoder(CLIPTextModel(tiny_clip.config.text_config), tiny_processor)
-    with pytest.raises(TypeError, match=r"NoneType, which has no image_processor, tokenizer; pass processor="):
+    with pytest.raises(TypeError, match=r"There is no processor for the CLIPModel, or .*; pass processor="):
         DualEncoder(tiny_clip, None)
     with pytest.raises(TypeError, match=r"CLIPTokenizer, which has no image_processor, tokenizer"):
         DualEncoder(tiny_clip, tiny_processor.tokenizer)

@@ -2,14 +2,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every family of dual encoders: the numbers of the model itself, from objects and from folders."""
 
+import io
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import pytest
+import sentencepiece
 import torch
 import transformers
 from peft import LoraConfig, get_peft_model
@@ -25,15 +27,19 @@ from transformers import (
     CLIPModel,
     CLIPProcessor,
     CLIPTokenizer,
+    GemmaTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     Siglip2Tokenizer,
+    SiglipTokenizer,
     Tipsv2Tokenizer,
     XLMRobertaTokenizer,
 )
+from transformers.utils import TransformersKwargs
 
 from clipn_hf import CLIPNModel, DualEncoder, OODDetector, pipeline
+from clipn_hf.digests import text_encoder_settings
 from clipn_hf.encoders import AutoDualEncoder
 from clipn_hf.families import (
     DEFAULT_LOGIT_SCALE,
@@ -45,7 +51,7 @@ from clipn_hf.families import (
     read_logit_bias,
     read_logit_scale,
 )
-from clipn_hf.features import extract_features
+from clipn_hf.features import cached_class_embeddings, extract_features
 from clipn_hf.prompts import DEFAULT_TEMPLATES
 from clipn_hf.records import judge_files
 
@@ -102,8 +108,15 @@ def siglip_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def letter_tokenizer(tokenizer_class: Any, *special: str) -> Any:
-    return tokenizer_class(vocab={token: index for index, token in enumerate([*special, "▁", *LETTERS])}, merges=[])
+def letter_tokenizer(tokenizer_class: Any, *special: str, **options: Any) -> Any:
+    vocab = {token: index for index, token in enumerate([*special, "▁", *LETTERS])}
+    return tokenizer_class(vocab=vocab, merges=[], **options)
+
+
+def gemma_tokenizer(tokenizer_class: Any) -> Any:
+    """As that of the checkpoints of SigLIP 2, which say what the class does not: padding follows, and no mask."""
+    options = {"padding_side": "right", "model_input_names": ["input_ids"]}
+    return letter_tokenizer(tokenizer_class, "<pad>", "<eos>", "<bos>", "<unk>", "<mask>", **options)
 
 
 def make(name: str, **options: Any) -> Any:
@@ -279,7 +292,7 @@ CASES = {
     ),
     "siglip2": Case(
         "Siglip2",
-        lambda: letter_tokenizer(Siglip2Tokenizer, "<pad>", "<eos>", "<bos>", "<unk>", "<mask>"),
+        lambda: gemma_tokenizer(Siglip2Tokenizer),
         ("Siglip2ImageProcessorPil", {"patch_size": 8, "max_num_patches": 20}),
         "Siglip2Processor",
         vision={**TOWER, "patch_size": 8, "num_patches": 16},
@@ -348,7 +361,7 @@ def test_numbers_are_those_of_the_model(name: str, built: Callable[[str], Path])
     model, processor = CASES[name].build()
     image, text, logits = by_hand(name, model, processor, TEXTS, IMAGES)
     # Texts and images must differ for the rest to say anything.
-    assert (text[[0, 1, 2, 3]] @ text[[0, 1, 2, 3]].T).fill_diagonal_(0).max() < 0.999
+    assert (text[[0, 1, 2, 3]] @ text[[0, 1, 2, 3]].T).fill_diagonal_(0).max() < 0.9999
     assert (image @ image.T).fill_diagonal_(0).max() < 0.9999
     for encoder in (DualEncoder(model, processor), DualEncoder.from_pretrained(built(name), device="cpu")):
         assert encoder.family == name
@@ -533,6 +546,109 @@ def test_scores_of_sigmoid_models() -> None:
         OODDetector(DualEncoder(*CASES["clip"].build()), LABELS, "sigmoid")
 
 
+@pytest.mark.parametrize("name", sorted(CASES.keys() & FAMILIES.keys()))
+@pytest.mark.parametrize("change", [{"padding_side": "left"}, {"model_input_names": ["input_ids"]}])
+def test_the_tokenizer_of_a_known_family_may_pad_otherwise(name: str, change: dict[str, Any]) -> None:
+    """Wherever it would put padding, and whether it would tell of it."""
+    model, processor = CASES[name].build()
+    expected = DualEncoder(model, processor).text_embeddings(TEXTS)
+    tokenizer = processor.tokenizer
+    if change.get("model_input_names") == tokenizer.model_input_names:
+        change = {"model_input_names": ["input_ids", "attention_mask"]}
+    for attribute, value in change.items():
+        setattr(tokenizer, attribute, value)
+    encoder = DualEncoder(model, processor)
+    assert_close(encoder.text_embeddings(TEXTS), expected)
+    assert_close(encoder.text_embeddings(TEXTS[1:2])[0], expected[1])
+    assert all(getattr(tokenizer, attribute) == value for attribute, value in change.items())
+
+
+def test_texts_are_cached_by_how_they_are_padded(tmp_path: Path) -> None:
+    encoders = []
+    for side in ("right", "left"):
+        model, processor = CASES["siglip"].build()
+        processor.tokenizer.padding_side = side
+        encoders.append(DualEncoder(model, processor))
+    settings = [
+        text_encoder_settings(each.model, "text", each.processor.tokenizer, each.max_text_length) for each in encoders
+    ]
+    assert settings[0] == settings[1]
+    assert settings[0]["tokenizer"]["padding_side"] == "right"
+    assert settings[0]["tokenizer"]["return_attention_mask"] is False
+    assert settings[0]["lowercase"] is True
+
+
+def test_siglip_reads_lower_case_whatever_its_tokenizer(tmp_path: Path) -> None:
+    """Checkpoints of SigLIP 2 at one resolution are of the class of SigLIP with the tokenizer of Gemma."""
+    gemma = Case("Siglip", lambda: gemma_tokenizer(GemmaTokenizer), processor="SiglipProcessor", whole={})
+    model, processor = gemma.build()
+    shouted = [text.upper() for text in TEXTS[:4]]
+    assert processor.tokenizer(shouted)["input_ids"] != processor.tokenizer(TEXTS[:4])["input_ids"]
+    encoder = DualEncoder(model, processor)
+    expected = encoder.text_embeddings([text.lower() for text in TEXTS[:4]])
+    assert_close(encoder.text_embeddings(shouted), expected)
+    assert_close(encoder.class_embeddings(shouted, ["{}"])[0], expected)
+    for _ in range(2):
+        assert_close(cached_class_embeddings(encoder, shouted, ["{}"], cache_dir=tmp_path)[0], expected)
+    # Its tokenizer may have been told otherwise.
+    processor.tokenizer.do_lower_case = False
+    assert (DualEncoder(model, processor).text_embeddings(shouted) - expected).abs().max() > 0.01
+
+
+def sentencepiece_tokenizer(folder: Path) -> SiglipTokenizer:
+    """The real class, of a vocabulary of its own."""
+    written = io.BytesIO()
+    sentences = [" ".join(WORDS[start:] + WORDS[:start]) for start in range(len(WORDS))] * 10
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(sentences), model_writer=written, vocab_size=60, bos_id=-1, hard_vocab_limit=False
+    )
+    (folder / "spiece.model").write_bytes(written.getvalue())
+    return SiglipTokenizer(str(folder / "spiece.model"), model_max_length=16, model_input_names=["input_ids"])
+
+
+def test_original_tokenizer_of_siglip(tmp_path: Path) -> None:
+    tokenizer = sentencepiece_tokenizer(tmp_path)
+    assert tokenizer.tokenize("A cat.") == tokenizer.tokenize("a cat")
+    siglip = CASES["siglip"]
+    case = Case("Siglip", lambda: tokenizer, processor="SiglipProcessor", text=siglip.text, whole={})
+    model, processor = case.build()
+    model.save_pretrained(tmp_path / "siglip")
+    processor.save_pretrained(tmp_path / "siglip")
+    loaded = DualEncoder.from_pretrained(tmp_path / "siglip", device="cpu")
+    assert type(loaded.processor.tokenizer) is SiglipTokenizer
+    tokens = tokenizer(TEXTS, padding="max_length", max_length=16, truncation=True, return_tensors="pt")
+    with torch.no_grad():
+        expected = normalize(model.get_text_features(tokens["input_ids"]).pooler_output, dim=-1)
+    assert_close(loaded.text_embeddings(TEXTS), expected)
+    found = pipeline("ood-detection", model=str(tmp_path / "siglip"), device="cpu")(
+        IMAGES, candidate_labels=LABELS, method="sigmoid"
+    )
+    scores = OODDetector(loaded, LABELS, "sigmoid").score(IMAGES)
+    torch.testing.assert_close(torch.tensor([each["ood_score"] for each in found]), scores, rtol=0, atol=1e-5)
+
+
+def test_processors_that_cannot_be_loaded(
+    built: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, _ = CASES["siglip"].build()
+    model.save_pretrained(tmp_path)
+    config = AutoConfig.from_pretrained(tmp_path)
+
+    def lacks_library(*_: Any, **__: Any) -> Any:
+        raise ImportError("\nMyTokenizer requires the my library\nbut it was not found.\n")
+
+    def knows_none(*_: Any, **__: Any) -> Any:
+        raise ValueError(f"Unrecognized class {type(config)}.\nModel type should be one of AConfig, BConfig.")
+
+    for raises, reason in [
+        (lacks_library, r"MyTokenizer requires the my library but it was not found\. Install what it needs, put "),
+        (knows_none, r"Unrecognized class <class '[\w.]+'>\. Install what it needs, put processor_config\.json, "),
+    ]:
+        monkeypatch.setattr("clipn_hf.loading.AutoProcessor.from_pretrained", raises)
+        with pytest.raises(OSError, match=rf"The processor of {tmp_path} cannot be loaded: {reason}.*`processor`\.$"):
+            DualEncoder.from_pretrained(tmp_path)
+
+
 # Models of no known family
 
 
@@ -569,6 +685,8 @@ class PlainDualEncoder(PreTrainedModel):
         embedded = self.tokens(input_ids)
         if self.config.pooling == "mask":
             return (embedded * attention_mask[..., None]).sum(dim=1)
+        if self.config.pooling == "last":
+            return embedded[:, -2]
         return embedded.sum(dim=1)
 
 
@@ -605,6 +723,58 @@ def test_an_unknown_model_works(pooling: str, tmp_path: Path) -> None:
     torch.testing.assert_close(
         OODDetector(tmp_path, LABELS, "mcm", device="cpu").score(IMAGES), expected, rtol=0, atol=1e-5
     )
+
+
+class OpenDualEncoder(PlainDualEncoder):
+    """Hands on whatever it gets."""
+
+    def get_text_features(self, input_ids: Tensor, **inputs: Any) -> Tensor:  # type: ignore[override]
+        assert inputs.keys() == {"token_type_ids", "attention_mask"}
+        return super().get_text_features(input_ids, inputs["attention_mask"])
+
+
+class TypedDualEncoder(PlainDualEncoder):
+    """The same, with the type that transformers gives to what is handed on."""
+
+    def get_text_features(  # type: ignore[override]
+        self, input_ids: Tensor, **inputs: Unpack[TransformersKwargs]
+    ) -> Tensor:
+        assert inputs.keys() == {"attention_mask"}
+        return super().get_text_features(input_ids, **inputs)
+
+
+@pytest.mark.parametrize("model_class", [OpenDualEncoder, TypedDualEncoder])
+def test_a_mask_reaches_models_that_do_not_name_it(model_class: type[PlainDualEncoder]) -> None:
+    processor = CASES["chinese_clip"].build()[1]
+    assert "token_type_ids" in processor.tokenizer.model_input_names
+    torch.manual_seed(0)
+    model = model_class(PlainConfig()).eval()
+    tokens = processor.tokenizer(TEXTS, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        features = PlainDualEncoder.get_text_features(model, tokens["input_ids"], tokens["attention_mask"])
+    assert_close(DualEncoder(model, processor).text_embeddings(TEXTS), normalize(features, dim=-1))
+
+
+def test_an_unknown_model_is_padded_as_its_tokenizer_does_it() -> None:
+    processor = CASES["clip"].build()[1]
+    processor.tokenizer.padding_side = "left"
+    torch.manual_seed(0)
+    model = PlainDualEncoder(PlainConfig("last")).eval()
+    with torch.no_grad():
+        features = model.tokens(torch.tensor([processor.tokenizer(text)["input_ids"][-2] for text in TEXTS]))
+    assert_close(DualEncoder(model, processor).text_embeddings(TEXTS), normalize(features, dim=-1))
+
+
+@pytest.mark.parametrize("name", ["plain", "groupvit"])
+def test_images_lose_what_the_model_refuses(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, processor = CASES["groupvit"].build()
+    if name == "plain":
+        model = PlainDualEncoder(PlainConfig()).eval()
+    encoder = DualEncoder(model, processor)
+    inputs = encoder.prepare_images(IMAGES)
+    mask = torch.ones(len(IMAGES), 32, 32, dtype=torch.int64)
+    found = encoder.image_embeddings({**inputs, "pixel_mask": mask})
+    assert_close(found, encoder.image_embeddings(inputs))
 
 
 def test_a_model_without_scale_gets_that_of_clip(caplog: pytest.LogCaptureFixture) -> None:
@@ -700,6 +870,54 @@ def test_other_kinds_are_refused(kind: str, clip_folder: Path, tmp_path: Path) -
     processor.save_pretrained(tmp_path)
     with pytest.raises(TypeError, match=message):
         pipeline("ood-detection", model=str(tmp_path), device="cpu")
+
+
+def test_models_that_write_are_refused(clip_folder: Path, tmp_path: Path) -> None:
+    tower = {**TOWER, "num_hidden_layers": 1}
+    config = transformers.Blip2Config(
+        vision_config={**tower, "image_size": 32, "patch_size": 8},
+        qformer_config={**tower, "encoder_hidden_size": 32, "vocab_size": 100},
+        text_config={
+            "model_type": "opt",
+            "hidden_size": 32,
+            "ffn_dim": 64,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "vocab_size": 100,
+            "word_embed_proj_dim": 32,
+            "max_position_embeddings": 32,
+        },
+        num_query_tokens=4,
+    )
+    model = make("Blip2Model", config=config)
+    message = "Blip2Model does not embed both images and texts: it is made for writing texts about images. Give a "
+    with pytest.raises(TypeError, match=message):
+        DualEncoder(model, CLIPProcessor.from_pretrained(clip_folder))
+    model.save_pretrained(tmp_path)
+    with pytest.raises(TypeError, match=message):
+        DualEncoder.from_pretrained(tmp_path)
+
+
+class Bare(nn.Module):
+    def get_image_features(self, pixel_values: Tensor) -> Tensor:
+        return pixel_values.flatten(1)
+
+    def get_text_features(self, input_ids: Tensor) -> Tensor:
+        return input_ids.float()
+
+
+def test_models_must_be_those_of_transformers(clip_folder: Path) -> None:
+    with pytest.raises(TypeError, match="Bare is no PreTrainedModel: it has no config, device, dtype, name_or_path"):
+        DualEncoder(Bare(), CLIPProcessor.from_pretrained(clip_folder))
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_tokenizers_must_be_able_to_pad(is_known: bool) -> None:
+    model, processor = CASES["clip"].build()
+    model = model if is_known else PlainDualEncoder(PlainConfig())
+    processor.tokenizer.pad_token = None
+    with pytest.raises(ValueError, match=rf"The tokenizer of the {type(model).__name__} has no padding token"):
+        DualEncoder(model, processor)
 
 
 def test_parts_of_models_are_refused(built: Callable[[str], Path], tmp_path: Path) -> None:

@@ -558,6 +558,22 @@ def test_other_text_encoders_never_use_them(
         assert_close(one, other)
 
 
+def test_the_longest_labels_are_encoded_first(
+    encoder: DualEncoder, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("clipn_hf.features.TEXT_BATCH_SIZE", 2)
+    embed, seen = encoder.class_embeddings, []
+    monkeypatch.setattr(
+        encoder,
+        "class_embeddings",
+        lambda labels, *rest, **options: seen.append(labels) or embed(labels, *rest, **options),
+    )
+    labels = ["cat", "cat tree bird", "cat tree", "cat tree bird dog"]
+    found, _ = cached_class_embeddings(encoder, labels, ["{}"], cache_dir=cache)
+    assert seen == [["cat tree bird dog", "cat tree bird"], ["cat tree", "cat"]]
+    assert_close(found, encoder.text_embeddings(labels))
+
+
 def test_a_label_that_is_too_long_is_named_each_time(
     encoder: DualEncoder, cache: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -6,11 +6,12 @@ What a subcommand needs beyond the package itself is imported when it runs.
 """
 
 import importlib.metadata
+import json
 import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -96,14 +97,21 @@ def show_methods() -> None:
             _readable_needs(row),
             "yes" if row.is_ood else "",
             row.reference,
-            ", ".join(f"{name}={value}" for name, value in row.settings.items()),
+            ", ".join(f"{name}={_as_given(value)}" for name, value in row.settings.items()),
         )
     # What is not shown on a terminal need not fit one.
     Console(highlight=False, width=None if sys.stdout.isatty() else 200).print(table)
     print(
         "\nrule: decides without a threshold. All others give a verdict once they are calibrated (clipn-hf calibrate)."
         "\nnegative labels: mined from WordNet for the labels, unless --negatives names others (clipn-hf mine)."
+        "\nnull: found by the method. num_groups=null makes groups of at least 100 negative labels, and 100 groups at "
+        "most; shrinkage=null is estimated from the images."
     )
+
+
+def _as_given(value: Any) -> str:
+    """Write the value of a setting as `--setting` takes it."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _readable_needs(method: Method) -> str:

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from .cli_options import counted, first_ones, loading, prepare_loading, thresholds_of_labels
 from .methods import METHODS, NEEDS, Need
+from .methods.neglabel import effective_settings
 from .prompts import DEFAULT_TEMPLATES
 from .records import describe_threshold, printable
 
@@ -36,7 +37,8 @@ def info(
     """Show what a checkpoint is and which methods it serves, and of a detector how it decides."""
     from transformers import AutoConfig, CLIPConfig
 
-    from .detector import OODDetector, unserved
+    from .detector import OODDetector
+    from .detector_checks import unserved
     from .detector_files import read_detector
     from .encoders import EMBEDDED_CHECKPOINT, DualEncoder
     from .modeling.description import describe_config
@@ -185,9 +187,11 @@ def _describe_detector(detector: "OODDetector") -> dict[str, str]:
         "labels": f"{len(detector.labels):,}: {first_ones(detector.labels)}",
         "method": f"{detector.method.name}, {detector.method.title}",
     }
+    bank = detector.negatives
     if detector.settings:
-        rows["settings"] = ", ".join(f"{name}={value}" for name, value in detector.settings.items())
-    if bank := detector.negatives:
+        settings = effective_settings(detector.settings, None if bank is None else len(bank))
+        rows["settings"] = ", ".join(f"{name}={value}" for name, value in settings.items())
+    if bank is not None:
         how = "as given" if bank.mined_for is None else f"mined from {bank.settings['corpus']}"
         rows["negative labels"] = printable(f"{len(bank):,} {how}: {first_ones(bank.labels)}")
     if fitted := detector.fitted_on:

@@ -27,6 +27,7 @@ from .cli_options import (
     Settings,
     Templates,
     alternatives,
+    announce_mining,
     check_device,
     check_negatives,
     check_output,
@@ -37,6 +38,7 @@ from .cli_options import (
     loading,
     make_detector,
     named_method,
+    naming_negatives,
     read_settings,
     report,
 )
@@ -59,6 +61,8 @@ if TYPE_CHECKING:
 
     from .detector import OODDetector
 
+# That of detectors, which take seconds to import.
+TOP_NEGATIVES = 3
 # Below the help of the subcommand.
 EXIT_CODES = (
     "Exit codes: 0 all images were read; 1 bad input, then --output and --contact-sheet are not written; "
@@ -105,9 +109,15 @@ def detect(
     no_templates: NoTemplates = None,
     negatives: Negatives = None,
     top_negatives: Annotated[
-        int,
-        typer.Option(metavar="N", min=0, help="How many negative labels at most say what an image looks like."),
-    ] = 3,
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=0,
+            help="How many negative labels at most say what an image looks like, each with its share among all labels "
+            "and negative labels at once; a score that is a mean over groups of negative labels may be lower.",
+            show_default=str(TOP_NEGATIVES),
+        ),
+    ] = None,
     top_k: Annotated[int, typer.Option(metavar="N", min=1, help="How many labels a jsonl record lists at most.")] = 5,
     format: Annotated[
         Format | None,
@@ -173,7 +183,9 @@ def detect(
                     f"The detector {detector} judges by negative labels of its own; leave out --negatives, or make "
                     "another detector by `clipn-hf calibrate --negatives FILE`."
                 )
-            judge.negatives = negatives
+            announce_mining(judge.method, negatives, judge.labels)
+            with naming_negatives(negatives):
+                judge.negatives = negatives
         if threshold is not None:
             judge.threshold = threshold
     else:
@@ -205,6 +217,8 @@ def detect(
             f"There are no verdicts, because method {judge.method.name} decides by threshold alone; give "
             f"`--threshold`, make a detector by `clipn-hf calibrate`{other}."
         )
+    if top_negatives and judge.negatives is None:
+        report("There are no negative labels, which --top-negatives would list; give some by `--negatives`.")
     calibration = judge.calibration
     # A guess from texts gives none.
     with_p_values = calibration is not None and calibration.max_id_rejection is not None
@@ -220,7 +234,12 @@ def detect(
         # Results that scroll by in the terminal are progress enough.
         hidden = not sys.stderr.isatty() or (output is None and sys.stdout.isatty())
         judged = judge_files(
-            judge, files, top_k, batch_size, MAX_TILES if contact_sheet is not None else 0, top_negatives
+            judge,
+            files,
+            top_k,
+            batch_size,
+            MAX_TILES if contact_sheet is not None else 0,
+            TOP_NEGATIVES if top_negatives is None else top_negatives,
         )
         for record, thumbnail in tqdm(judged, total=len(files), unit=" images", disable=hidden):
             write(record)

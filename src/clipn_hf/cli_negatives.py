@@ -2,10 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The subcommand `mine` of the command `clipn-hf`."""
 
-import contextlib
 import difflib
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -29,15 +28,25 @@ from .cli_options import (
     mining_cost,
     model_or_embedded,
     report,
+    rewording,
 )
+from .negative_settings import CORPORA, FILTERS
 from .records import printable
 
 if TYPE_CHECKING:
     from .negatives import NegativeLabels
 
-# Those of `negatives.CORPORA` and `negatives.FILTERS`, which take seconds to import.
-CORPORA = ("wordnet", "wordnet-nouns", "wordnet-adjectives", "csp")
-FILTERS = ("id_names", "synonyms", "hyponyms", "hypernyms", "proper_nouns")
+# What errors and warnings of mining call arguments, and what they are called here.
+_OPTIONS = {
+    'add "id_names" to `filters`': "add `--filter id_names`",
+    "leave out filters": "leave out `--filter`",
+    'corpus="wordnet"': "`--corpus wordnet`",
+    "`NegativeLabels.from_texts`": "`--negatives` of detect",
+    "`filters`": "`--filter`",
+    "`corpus`": "`--corpus`",
+    "`fraction`": "`--fraction`",
+    "`max_similarity`": "`--max-similarity`",
+}
 EXTENSIONS = (".safetensors", ".txt")
 # How many of each kind are printed.
 FIRST = 8
@@ -171,15 +180,22 @@ def mine(
 
     from .encoders import DualEncoder
     from .negatives import NegativeLabels, load_corpus
+    from .negatives.filters import are_labels
 
     check_device(device)
-    candidates = load_corpus(corpus, seed, max_candidates)
+    with rewording(_OPTIONS):
+        candidates = load_corpus(corpus, seed, max_candidates)
+    if are_labels(candidates.words, known):
+        raise ValueError(
+            f"`--corpus` {corpus} has nothing but labels, or what is one but for case, accents, hyphens and plural; "
+            "give candidates that are none, or `--corpus wordnet`."
+        )
     if fraction * len(candidates) < 1:
         raise ValueError(
             f"`--fraction` {fraction:g} of {counted(len(candidates), 'candidate')} is less than one; raise it, or "
             "give more candidates. Texts that need not be mined are given as they are by `--negatives` of detect."
         )
-    with loading(model), _naming_options():
+    with loading(model), rewording(_OPTIONS):
         encoder = DualEncoder.from_pretrained(model_or_embedded(model), device=device)
         report(mining_cost(len(candidates), candidates.name, kept=not no_cache))
         bank = NegativeLabels.mine(
@@ -205,42 +221,32 @@ def mine(
     for template in templates or ():
         options += ["--template", template]
     options += ["--method", "neglabel", "--negatives", str(output)]
-    print(printable(f"Written to {output}; use it by: clipn-hf detect PATH... {shlex.join(options)}"))
+    print(printable(f"Written to {output}; use it by:"))
+    print(printable(f"  clipn-hf calibrate PATH... {shlex.join(options)} --output DETECTOR"))
+    print(printable(f"  clipn-hf detect PATH... {shlex.join(options)}"))
+    print("The first makes a detector that gives verdicts, from images of the labels; the second gives scores alone.")
 
 
-@contextlib.contextmanager
-def _naming_options() -> Iterator[None]:
-    """Make errors about arguments of mining name the options."""
-    try:
-        yield
-    except ValueError as error:
-        message = str(error).replace("`NegativeLabels.from_texts`", "`--negatives` of detect")
-        for name, option in (
-            ("filters", "--filter"),
-            ("fraction", "--fraction"),
-            ("max_similarity", "--max-similarity"),
-        ):
-            message = message.replace(f"`{name}`", f"`{option}`")
-        raise ValueError(message.replace("leave out filters", "leave out `--filter`")) from error
-
-
-def _did_you_mean(name: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
+def _did_you_mean(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {close[0]}?" if close else "."
 
 
 def _print_counts(bank: "NegativeLabels", fraction: float) -> None:
     """Print how many candidates there were, how many each filter dropped, and how many were taken."""
+    drawn_from = bank.report.get("drawn_from")
+    origin = "" if drawn_from is None else f"drawn of {drawn_from:,} "
     words = {
-        "candidates": f"candidates of {printable(str(bank.settings['corpus']))}",
-        "duplicates": "exact duplicates, which count once",
+        "candidates": f"{origin}candidates of {printable(str(bank.settings['corpus']))}",
+        "duplicates": f"exact duplicates{'' if drawn_from is None else ' before the draw'}, which count once",
         "mined": f"mined: of each kind of words the {100 * fraction:g} % that are farthest from the labels",
     }
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(justify="right", no_wrap=True)
     table.add_column(overflow="fold")
     for name, count in bank.report.items():
-        table.add_row(f"{count:,}", Text(words.get(name, f"dropped by {name}")))
+        if name != "drawn_from":
+            table.add_row(f"{count:,}", Text(words.get(name, f"dropped by {name}")))
     Console(highlight=False).print(table)
 
 
@@ -252,4 +258,4 @@ def _print_first(bank: "NegativeLabels") -> None:
         print(printable(f"{counted(len(own), kind)}, the farthest first: {', '.join(own[:FIRST])}{more}"))
 
 
-__all__ = ["CORPORA", "EXAMPLE", "FILTERS", "mine"]
+__all__ = ["EXAMPLE", "mine"]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .methods import METHODS, Method
+from .negative_settings import CORPORA
 from .records import printable
 
 if TYPE_CHECKING:
@@ -129,16 +130,16 @@ def split_labels(text: str) -> list[str]:
     return labels
 
 
-def read_labels(path: Path) -> list[str]:
-    """Read the file that was given as `--labels-file`."""
+def read_labels(path: Path, kind: str = "labels") -> list[str]:
+    """Read the file that was given as `--labels-file`, or another of the kind."""
     try:
         # Some editors put a byte order mark in front.
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        raise ValueError(f"The labels file {path} is not text in UTF-8 ({error}); save it as such.") from error
+        raise ValueError(f"The {kind} file {path} is not text in UTF-8 ({error}); save it as such.") from error
     labels = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
     if not labels:
-        raise ValueError(f"The labels file {path} has no labels; write one per line.")
+        raise ValueError(f"The {kind} file {path} has no {kind}; write one per line.")
     return labels
 
 
@@ -232,15 +233,21 @@ def check_settings(method: Method, settings: Mapping[str, Any], num_negatives: i
 
 
 def check_negatives(path: Path | None) -> None:
-    """Find out before a model is loaded that there is no file of negative labels."""
-    if path is not None and not path.is_file():
+    """Find out before a model is loaded that there is no file of negative labels, or nothing in it."""
+    if path is None:
+        return
+    if not path.is_file():
         raise ValueError(
             f"`--negatives` must be a file that `clipn-hf mine` wrote, or a text file with one negative label per "
             f"line; there is none at {path}."
         )
+    if path.suffix != ".safetensors":
+        read_labels(path, "negative labels")
 
 
-def announce_mining(method: Method, negatives: Path | None, labels: Sequence[str]) -> None:
+def announce_mining(
+    method: Method, negatives: Path | None, labels: Sequence[str], templates: Sequence[str] | None = None
+) -> None:
     """Say before it begins that negative labels are mined, which may take minutes."""
     if negatives is None and "negatives" not in method.needs:
         return
@@ -254,9 +261,20 @@ def announce_mining(method: Method, negatives: Path | None, labels: Sequence[str
             f"{mining_cost(len(load_corpus(corpus)), corpus)} To use others, name a file by `--negatives`."
         )
     elif negatives.suffix == ".safetensors":
-        mined_for = NegativeLabels.load(negatives).mined_for
-        if mined_for is not None and set(mined_for) != set(labels):
-            report(f"The negative labels in {negatives} were mined for other labels; they are mined again for yours.")
+        bank = NegativeLabels.load(negatives)
+        if bank.mined_for is None:
+            return
+        others = ["labels"] if set(bank.mined_for) != set(labels) else []
+        if templates and "negatives" in method.needs and list(templates) != bank.settings["templates"]:
+            others.append("templates")
+        corpus = str(bank.settings["corpus"])
+        # Where they are gone nothing is mined, which is said by the detector.
+        if others and (corpus in CORPORA or Path(corpus).is_file()):
+            cost = mining_cost(bank.report["candidates"], corpus)
+            report(
+                f"The negative labels in {negatives} were mined for other {' and '.join(others)}; they are mined "
+                f"again for yours. {cost}"
+            )
 
 
 def mining_cost(count: int, corpus: str, kept: bool = True) -> str:
@@ -264,8 +282,53 @@ def mining_cost(count: int, corpus: str, kept: bool = True) -> str:
     work = f"The model embeds {counted(count, 'candidate')} of {corpus}"
     if count < FEW_CANDIDATES:
         return f"{work}."
-    again = "they are kept on disk, for the next time to take seconds" if kept else "they are not kept"
+    again = "they are not kept"
+    if kept:
+        work += ", those that are not on disk yet"
+        again = "they are kept, for the next time to take seconds"
     return f"{work}, which may take minutes on a CPU and takes seconds on a GPU; {again}."
+
+
+@contextlib.contextmanager
+def naming_negatives(negatives: Path | None) -> Iterator[None]:
+    """Name the file of negative labels where errors and warnings name arguments of Python."""
+    words = {
+        'add "id_names" to `filters`': "mine without them by `clipn-hf mine --filter id_names`",
+        "give the candidates again as `corpus`, or mine by `NegativeLabels.mine`.": "mine others by `clipn-hf mine`.",
+        " Give others as `negatives`, in `with_changes` together with what changes.": "",
+        "`templates`": "`--template`",
+    }
+    if negatives is not None:
+        words["`negatives`"] = f"`--negatives` {negatives}"
+    with rewording(words):
+        yield
+
+
+@contextlib.contextmanager
+def rewording(words: Mapping[str, str]) -> Iterator[None]:
+    """Replace words in errors about arguments, and in what mining warns of."""
+    loggers = [logging.getLogger(f"{__package__}.{name}") for name in ("detector_negatives", "negatives.bank")]
+
+    def reword(text: str) -> str:
+        for old, new in words.items():
+            text = text.replace(old, new)
+        return text
+
+    def reword_record(record: logging.LogRecord) -> bool:
+        record.msg, record.args = reword(record.getMessage()), ()
+        return True
+
+    for logger in loggers:
+        logger.addFilter(reword_record)
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        if (message := reword(str(error))) == str(error):
+            raise
+        raise ValueError(message) from error
+    finally:
+        for logger in loggers:
+            logger.removeFilter(reword_record)
 
 
 @contextlib.contextmanager
@@ -348,18 +411,19 @@ def make_detector(
     check_settings(method, settings)
     with loading(model):
         source = model_or_embedded(model)
-        announce_mining(method, negatives, labels)
-        detector = OODDetector(
-            source,
-            labels,
-            method.name,
-            templates=templates,
-            no_templates=no_templates,
-            negatives=negatives,
-            threshold=threshold,
-            device=device,
-            **settings,
-        )
+        announce_mining(method, negatives, labels, templates)
+        with naming_negatives(negatives):
+            detector = OODDetector(
+                source,
+                labels,
+                method.name,
+                templates=templates,
+                no_templates=no_templates,
+                negatives=negatives,
+                threshold=threshold,
+                device=device,
+                **settings,
+            )
     if detector.negatives is not None:
         check_settings(method, settings, len(detector.negatives))
     return detector
@@ -451,12 +515,14 @@ __all__ = [
     "mining_cost",
     "model_or_embedded",
     "named_method",
+    "naming_negatives",
     "naming_settings",
     "prepare_loading",
     "read_labels",
     "read_settings",
     "read_value",
     "report",
+    "rewording",
     "show_warning",
     "split_labels",
     "thresholds_of_labels",

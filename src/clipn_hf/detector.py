@@ -6,7 +6,7 @@ import copy
 import datetime
 import os
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -29,9 +29,14 @@ from .detector_checks import (
     label_positions,
     make_encoder,
     method_names,
-    unserved,
 )
-from .detector_images import embed_batches, embed_distinct_images, embed_images, row_digests
+from .detector_images import (
+    embed_batches,
+    embed_distinct_images,
+    embed_images,
+    row_digests,
+    split_embeddings,
+)
 from .detector_negatives import asked_from_json, asked_to_json, nearest_negatives, read_negatives, remember_bank
 from .detector_results import TOP_K, TOP_NEGATIVES, LabelScore, OODResult, VerdictWord, named_scores
 from .detector_saving import (
@@ -61,6 +66,8 @@ PUBLISHING_OPTIONS = (
     "create_pr",
 )
 OPTIONS = ("processor", "templates", "no_templates", "negatives", "threshold", "device", "dtype")
+# Arguments of `from_pretrained` for the model.
+_LOADING = (*LOADING_ARGUMENTS, "trust_remote_code")
 # What a change of is one change: one of them may be right only with another.
 _TEXTS = ("labels", "templates", "no_templates", "negatives")
 # Prefixes of the names under which tensors of a method, and of its negative labels, are saved.
@@ -78,14 +85,17 @@ class OODDetector(DetectorState):
     labels follow: they are mined or embedded again.
 
     Args:
-        model ([`DualEncoder`], [`~transformers.CLIPModel`], [`CLIPNModel`], `str`, `os.PathLike` or `None`):
-            A model with its `processor`, an encoder made before (which shares its cached label embeddings), a Hub id
-            or folder, or None for the checkpoint inside this package. A [`PrecomputedEncoder`] will do for embeddings.
+        model ([`DualEncoder`], [`~transformers.PreTrainedModel`], `str`, `os.PathLike` or `None`):
+            A [`CLIPNModel`], [`~transformers.CLIPModel`], [`~transformers.SiglipModel`] or any other model that
+            [`DualEncoder`] takes, with its `processor`; an encoder made before, which shares its cached label
+            embeddings and may be loaded with further arguments, such as `revision`; a Hub id or folder; or None for
+            the checkpoint inside this package. A [`PrecomputedEncoder`] will do for embeddings.
         labels (`Sequence[str]`): The known classes.
         method (`str`, *optional*, defaults to `"atd"`): A key of `clipn_hf.methods.METHODS`.
         processor (*optional*): Needed with a model object; otherwise in place of the one that belongs to the model.
         templates (`Sequence[str]`, *optional*):
-            As in [`DualEncoder.class_embeddings`]; by default those of the method, or else of the encoder.
+            As in [`DualEncoder.class_embeddings`]; by default those of a [`~clipn_hf.negatives.NegativeLabels`] that
+            is given to a method that needs one, or else of the method, or else of the encoder.
         no_templates (`Sequence[str]`, *optional*): As in [`DualEncoder.class_embeddings`].
         negatives (*optional*):
             What images may show that show none of the labels, for methods that need to know it; with other methods it
@@ -140,6 +150,11 @@ class OODDetector(DetectorState):
     ) -> None:
         # Loading a model takes longest and comes last.
         row = get_method(method)
+        for name in settings:
+            if name in _LOADING:
+                raise TypeError(
+                    f"`{name}` is for loading a model; give `DualEncoder.from_pretrained(…, {name}=…)` as `model`."
+                )
         resolved = row.resolve_settings(settings, OPTIONS)
         checked = check_labels(labels, row)
         threshold = check_threshold(threshold)
@@ -187,7 +202,7 @@ class OODDetector(DetectorState):
         Args:
             images:
                 As for calling the detector; or embeddings, a floating-point `torch.Tensor` or `numpy.ndarray` of shape
-                `(images, dim)` and any norm.
+                `(images, dim)` and any norm, which are judged part by part, in bounded memory.
             batch_size (`int`, *optional*, defaults to 32): Images per pass through the model.
 
         Returns:
@@ -198,11 +213,7 @@ class OODDetector(DetectorState):
         """
         self._follow_model()
         self.check_fitted()
-        if is_embeddings(images):
-            return self._score(self._inputs(images))
-        return torch.cat(
-            [torch.empty(0), *(self._score(self._inputs(x)) for x in embed_batches(self, images, batch_size))]
-        )
+        return torch.cat([torch.empty(0), *map(self._score, self._compare(images, batch_size))])
 
     def predict(self, images: Any, batch_size: int = 32) -> Tensor:
         """Find the most probable label of images, or of image embeddings, OOD or not.
@@ -218,10 +229,29 @@ class OODDetector(DetectorState):
             ImageError, TypeError, ValueError: As for `score`.
         """
         self._follow_model()
-        if is_embeddings(images):
-            return self._inputs(images).logits.argmax(dim=1)
-        predictions = [self._inputs(x).logits.argmax(dim=1) for x in embed_batches(self, images, batch_size)]
-        return torch.cat([torch.empty(0, dtype=torch.int64), *predictions])
+        return torch.cat([torch.empty(0, dtype=torch.int64), *map(_nearest, self._compare(images, batch_size))])
+
+    def score_and_predict(self, images: Any, batch_size: int = 32) -> tuple[Tensor, Tensor]:
+        """Compute what `score` and `predict` do, in one pass.
+
+        Args:
+            images: As for `score`.
+            batch_size (`int`, *optional*, defaults to 32): Images per pass through the model.
+
+        Returns:
+            Two `torch.Tensor` of shape `(images,)`, on the CPU: the OOD-ness, float32, higher = more OOD; and the
+            positions of the most probable labels in `labels`, int64.
+
+        Raises:
+            ImageError, TypeError, ValueError: As for `score`.
+        """
+        self._follow_model()
+        self.check_fitted()
+        scores, nearest = [torch.empty(0)], [torch.empty(0, dtype=torch.int64)]
+        for inputs in self._compare(images, batch_size):
+            scores.append(self._score(inputs))
+            nearest.append(_nearest(inputs))
+        return torch.cat(scores), torch.cat(nearest)
 
     def p_values(self, images: Any, batch_size: int = 32) -> npt.NDArray[np.float64]:
         """Compute the conformal p-value of images, from the scores of the images of `calibrate`.
@@ -244,13 +274,7 @@ class OODDetector(DetectorState):
         self._follow_model()
         if self._calibration_scores is None:
             raise ValueError("p-values need a calibrated detector; call `calibrate` with held-out ID images first.")
-        self.check_fitted()
-        batches = [images] if is_embeddings(images) else embed_batches(self, images, batch_size)
-        found = [np.empty(0)]
-        for batch in batches:
-            inputs = self._inputs(batch)
-            found.append(self._p_values(self._score(inputs), inputs.logits.argmax(dim=1)))
-        return np.concatenate(found)
+        return self._p_values(*self.score_and_predict(images, batch_size))
 
     def fit(
         self,
@@ -373,9 +397,7 @@ class OODDetector(DetectorState):
                 f"`id_images` has {seen} of {len(digests)} images that the method was fitted on, whose scores are not "
                 "those of new images; calibrate with others."
             )
-        inputs = self._inputs(embeddings)
-        scores = self._score(inputs)
-        nearest = inputs.logits.argmax(dim=1)
+        scores, nearest = self.score_and_predict(embeddings)
         predicted = None
         if per_label:
             labels = self.labels
@@ -395,7 +417,7 @@ class OODDetector(DetectorState):
                     f"`ood_images` has {shared} of {len(ood_digests)} images that are among `id_images`, too; an "
                     "image is one or the other."
                 )
-            ood_scores = self._score(self._inputs(ood_embeddings))
+            ood_scores = self.score(ood_embeddings)
         try:
             calibration = calibrate(
                 scores,
@@ -490,47 +512,8 @@ class OODDetector(DetectorState):
         check_count("top_k", top_k)
         check_given_count("top_negatives", top_negatives, minimum=0)
         self.check_fitted()
-        inputs = self._inputs(image_embeddings)
-        scores = self._score(inputs)
-        # By logits, because probabilities may be equal where these are not.
-        order = inputs.logits.argsort(dim=1, descending=True, stable=True)
-        probabilities = inputs.logits.softmax(dim=1).gather(1, order)
-        labels = self.labels
-        nearest = [labels[position] for position in order[:, 0].tolist()]
-        verdicts, thresholds = self._decide(inputs, scores, nearest)
-        p: list[float | None] = [None] * len(nearest)
-        if self._calibration_scores is not None:
-            p = self._p_values(scores, order[:, 0]).tolist()
-        # Methods that look at negative labels have the temperature by which they do.
-        temperature = self.settings.get("temperature") if "negatives" in self.method.needs else None
-        promise, origin = None, None
-        if self._calibration is not None:
-            promise, origin = self._calibration.promise, self._calibration.origin
-        return [
-            OODResult(
-                verdict=verdict,
-                is_ood={"known": False, "unknown": True}.get(verdict),
-                ood_score=score,
-                threshold=threshold,
-                promise=promise,
-                calibrated_on=origin,
-                p_value=p_value,
-                method=self.method.name,
-                label=listed[0]["label"],
-                score=listed[0]["score"],
-                labels=listed,
-                negatives=negatives,
-            )
-            for verdict, score, threshold, p_value, listed, negatives in zip(
-                verdicts,
-                scores.tolist(),
-                thresholds,
-                p,
-                named_scores(labels, order[:, :top_k], probabilities[:, :top_k]),
-                nearest_negatives(self.negatives, inputs, top_negatives, temperature),
-                strict=True,
-            )
-        ]
+        parts = split_embeddings(self, image_embeddings)
+        return [result for part in parts for result in self._results(self._inputs(part), top_k, top_negatives)]
 
     def check_fitted(self) -> None:
         """Check that the method has been fitted, if it has to be.
@@ -703,7 +686,7 @@ class OODDetector(DetectorState):
             encoder ([`DualEncoder`], *optional*): The model, if it is loaded already.
             device (`str` or `torch.device`, *optional*): As in [`DualEncoder.from_pretrained`].
             dtype (`str` or `torch.dtype`, *optional*): As in [`DualEncoder.from_pretrained`].
-            hub_arguments: `revision`, `token`, … of `from_pretrained`.
+            hub_arguments: `revision`, `token`, `trust_remote_code`, … of `from_pretrained`.
 
         Raises:
             OSError: There is no detector.
@@ -714,9 +697,8 @@ class OODDetector(DetectorState):
         for name in hub_arguments:
             if name in {*_TEXTS, "method", "threshold", *of_methods}:
                 raise TypeError(f"`{name}` comes with the detector; load it, and use `with_changes` to differ.")
-            if name not in LOADING_ARGUMENTS:
-                known = ["encoder", "device", "dtype", *LOADING_ARGUMENTS]
-                raise unknown_argument("OODDetector.from_pretrained", name, known)
+            if name not in _LOADING:
+                raise unknown_argument("OODDetector.from_pretrained", name, ["encoder", "device", "dtype", *_LOADING])
         values, tensors, encoder, digest = load_detector(source, encoder, device, dtype, **hub_arguments)
         method = get_method(values["method"])
         bank, asked = None, None
@@ -750,6 +732,53 @@ class OODDetector(DetectorState):
         detector._weights_sha256 = digest
         return detector
 
+    def _compare(self, images: Any, batch_size: int) -> Iterator[MethodInputs]:
+        """What the method sees of images, or of their embeddings, of so many at once that memory stays bounded."""
+        batches = split_embeddings(self, images) if is_embeddings(images) else embed_batches(self, images, batch_size)
+        return map(self._inputs, batches)
+
+    def _results(self, inputs: MethodInputs, top_k: int | None, top_negatives: int) -> list[OODResult]:
+        scores = self._score(inputs)
+        # By logits, because probabilities may be equal where these are not.
+        order = inputs.logits.argsort(dim=1, descending=True, stable=True)
+        probabilities = inputs.logits.softmax(dim=1).gather(1, order)
+        labels = self.labels
+        nearest = [labels[position] for position in order[:, 0].tolist()]
+        verdicts, thresholds = self._decide(inputs, scores, nearest)
+        p: list[float | None] = [None] * len(nearest)
+        if self._calibration_scores is not None:
+            p = self._p_values(scores, order[:, 0]).tolist()
+        # Methods that look at negative labels have the temperature by which they do.
+        temperature = self.settings.get("temperature") if "negatives" in self.method.needs else None
+        promise, origin = None, None
+        if self._calibration is not None:
+            promise, origin = self._calibration.promise, self._calibration.origin
+        return [
+            OODResult(
+                verdict=verdict,
+                is_ood={"known": False, "unknown": True}.get(verdict),
+                ood_score=score,
+                threshold=threshold,
+                promise=promise,
+                calibrated_on=origin,
+                p_value=p_value,
+                method=self.method.name,
+                label=listed[0]["label"],
+                score=listed[0]["score"],
+                labels=listed,
+                negatives=negatives,
+            )
+            for verdict, score, threshold, p_value, listed, negatives in zip(
+                verdicts,
+                scores.tolist(),
+                thresholds,
+                p,
+                named_scores(labels, order[:, :top_k], probabilities[:, :top_k]),
+                nearest_negatives(self.negatives, inputs, top_negatives, temperature),
+                strict=True,
+            )
+        ]
+
     def _decide(
         self, inputs: MethodInputs, scores: Tensor, nearest: list[str]
     ) -> tuple[list[VerdictWord], list[float | None]]:
@@ -781,6 +810,11 @@ class OODDetector(DetectorState):
         return found
 
 
+def _nearest(inputs: MethodInputs) -> Tensor:
+    """The position of the most probable label of each image."""
+    return inputs.logits.argmax(dim=1)
+
+
 def _today() -> str:
     return datetime.datetime.now(datetime.UTC).date().isoformat()
 
@@ -793,7 +827,4 @@ __all__ = [
     "OODDetector",
     "OODResult",
     "VerdictWord",
-    "check_count",
-    "is_embeddings",
-    "unserved",
 ]

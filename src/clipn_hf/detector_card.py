@@ -11,6 +11,7 @@ from transformers.utils import logging
 
 from .files import atomic_path
 from .methods import get_method
+from .methods.neglabel import effective_settings
 
 logger = logging.get_logger(__name__)
 
@@ -60,8 +61,9 @@ def detector_card(values: Mapping[str, Any], repo_id: str) -> str:
     labels = values["labels"]
     listed = ", ".join(f"`{_inline(label)}`" for label in labels[:_MAX_LABELS])
     more = f" and {len(labels) - _MAX_LABELS:,} more" if len(labels) > _MAX_LABELS else ""
-    settings = ", ".join(f"`{name}` = {value}" for name, value in values["settings"].items())
-    fitted = values["fitted_on"]
+    negatives, fitted = values["negatives"], values["fitted_on"]
+    in_effect = effective_settings(values["settings"], None if negatives is None else negatives["count"])
+    settings = ", ".join(f"`{name}` = {value}" for name, value in in_effect.items())
     rows = {
         "Method": f"{method.title} (`{method.name}`), [{method.reference}](https://arxiv.org/abs/{method.reference})",
         "Settings": settings or None,
@@ -69,9 +71,10 @@ def detector_card(values: Mapping[str, Any], repo_id: str) -> str:
         + (f", revision `{model['revision']}`" if model["revision"] else ""),
         "Templates": _texts(values["used_templates"]),
         '"No" templates': _texts(values["used_no_templates"]),
-        "Negative labels": _negatives(values["negatives"]),
+        "Negative labels": _negatives(negatives),
         "Fitted on": fitted and f"{fitted['images']:,} images, {fitted['date']}, SHA-256 `{fitted['sha256'][:16]}…`",
     }
+    explanation = "" if negatives is None else ', "negatives": […]'
     table = "\n".join(f"| {name} | {_cell(value)} |" for name, value in rows.items() if value)
     return f"""---
 {metadata.to_yaml().strip()}
@@ -87,7 +90,7 @@ Tells images of {len(labels):,} known thing{"" if len(labels) == 1 else "s"} fro
 from clipn_hf import pipeline
 
 detect = pipeline("ood-detection", model="{repo_id if "/" in repo_id else f"path/to/{repo_id}"}")
-detect("photo.jpg")  # {{"verdict": "known" or "unknown", "ood_score": …, "label": …}}
+detect("photo.jpg")  # {{"verdict": "known" or "unknown", "ood_score": …, "label": …{explanation}}}
 ```
 
 {listed}{more}.
@@ -143,6 +146,7 @@ def _negatives(negatives: Mapping[str, Any] | None) -> str | None:
         f"{count} of {negatives['report']['candidates']:,} candidates in `{_inline(str(negatives['corpus']))}`, mined "
         f"with quantile {settings['quantile']} and fraction {settings['fraction']}"
         + (f", without {', '.join(f'`{name}`' for name in settings['filters'])}" if settings["filters"] else "")
+        + (f"; adjectives in {_texts(settings['adjective_templates'])}" if "adjective" in negatives["kinds"] else "")
     )
 
 

@@ -109,15 +109,28 @@ def check_image_embeddings(image_embeddings: Any, dim: int) -> Tensor:
         ValueError: Another shape, values that are not finite, rows of zeros.
     """
     embeddings = torch.as_tensor(image_embeddings).detach().float().cpu()
-    if embeddings.ndim != 2 or embeddings.shape[1] != dim:
-        raise ValueError(
-            f"Image embeddings must have shape (images, {dim}) for this model, got {tuple(embeddings.shape)}."
-        )
+    check_width(embeddings, dim)
     if not torch.isfinite(embeddings).all():
         raise ValueError("Image embeddings have NaN or infinite values; compute them again in float32.")
     if len(embeddings) and not embeddings.any(dim=1).all():
         raise ValueError("Image embeddings have rows of zeros, which have no direction; compute them again.")
     return embeddings
+
+
+def check_width(embeddings: Tensor, dim: int) -> None:
+    """Check that embeddings are a matrix of the right width.
+
+    Args:
+        embeddings (`torch.Tensor`): What was given.
+        dim (`int`): The width that the embeddings of the labels have.
+
+    Raises:
+        ValueError: Another shape.
+    """
+    if embeddings.ndim != 2 or embeddings.shape[1] != dim:
+        raise ValueError(
+            f"Image embeddings must have shape (images, {dim}) for this model, got {tuple(embeddings.shape)}."
+        )
 
 
 def label_positions(id_labels: Any, labels: Sequence[str]) -> list[int]:
@@ -250,6 +263,7 @@ __all__ = [
     "check_labels",
     "check_served",
     "check_threshold",
+    "check_width",
     "is_embeddings",
     "label_positions",
     "make_encoder",

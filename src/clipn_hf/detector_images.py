@@ -7,16 +7,20 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 from transformers.utils import logging
 
-from .detector_checks import check_given_count, check_image_embeddings, is_embeddings
+from .detector_checks import check_given_count, check_image_embeddings, check_width, is_embeddings
 from .detector_state import DetectorState
 from .features import extract_features
 from .images import image_of, number_images
 
 logger = logging.get_logger(__name__)
+
+# Cosines of images with labels that are held at once: 8 MB in float32.
+_COSINES = 2**21
 
 
 def embed_batches(detector: DetectorState, images: Any, batch_size: int) -> Iterator[Tensor]:
@@ -42,6 +46,24 @@ def embed_batches(detector: DetectorState, images: Any, batch_size: int) -> Iter
     items = iter([(None, image_of(images))] if numbered is None else numbered)
     while batch := list(itertools.islice(items, batch_size)):
         yield encoder.image_embeddings(encoder.prepare_images([image for _, image in batch], start=batch[0][0]))
+
+
+def split_embeddings(detector: DetectorState, image_embeddings: Any) -> Iterator[Tensor]:
+    """Split embeddings into parts, so that comparing one with the labels needs no more memory the more images come.
+
+    Args:
+        detector ([`OODDetector`]): Its labels are what images are compared with.
+        image_embeddings: As for [`OODDetector.results`].
+
+    Yields:
+        `torch.Tensor` of shape `(part, dim)`: The embeddings as they are; a few thousand images are one part.
+
+    Raises:
+        ValueError: Embeddings of another shape.
+    """
+    embeddings = torch.as_tensor(image_embeddings)
+    check_width(embeddings, detector.dim)
+    yield from embeddings.split(max(1, _COSINES // max(detector.dim, len(detector.labels))))
 
 
 def embed_images(
@@ -109,4 +131,4 @@ def row_digests(embeddings: Tensor) -> list[bytes]:
     return [hashlib.sha256(row.tobytes()).digest() for row in normalize(embeddings, dim=1).numpy()]
 
 
-__all__ = ["embed_batches", "embed_distinct_images", "embed_images", "row_digests"]
+__all__ = ["embed_batches", "embed_distinct_images", "embed_images", "row_digests", "split_embeddings"]

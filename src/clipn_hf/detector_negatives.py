@@ -24,7 +24,9 @@ from transformers.utils import logging
 from .detector_results import LabelScore, named_scores
 from .encoders import DualEncoder, PrecomputedEncoder
 from .methods import Method, MethodInputs, unknown_argument
-from .negatives import CORPORA, Corpus, NegativeLabels, load_corpus
+from .negative_settings import CORPORA
+from .negatives import Corpus, NegativeLabels, load_corpus
+from .negatives.corpus import read_texts
 from .scores import top_negatives
 
 logger = logging.get_logger(__name__)
@@ -70,6 +72,11 @@ def read_negatives(negatives: Any) -> Asked:
     if isinstance(negatives, str | os.PathLike):
         if Path(negatives).suffix == ".safetensors":
             return NegativeLabels.load(negatives)
+        if not Path(negatives).is_file():
+            raise FileNotFoundError(
+                f"`negatives` must be a file, or one of {', '.join(CORPORA)}, and there is no file "
+                f"{os.fspath(negatives)!r}; give a single text in a list, as in [{os.fspath(negatives)!r}]."
+            )
         return list(load_corpus(Path(negatives)).words)
     if isinstance(negatives, Mapping):
         for name in negatives:
@@ -87,7 +94,7 @@ def read_negatives(negatives: Any) -> Asked:
             "`negatives` must be negative labels, a list of texts, a file, or a dictionary of arguments of "
             f"`NegativeLabels.mine`, got {type(negatives).__name__}."
         )
-    texts = list(negatives)
+    texts = read_texts(negatives, "negatives")
     if not texts:
         raise ValueError("`negatives` is empty; give at least one text, or leave it out.")
     return texts
@@ -123,7 +130,7 @@ def make_bank(
 
     def make() -> NegativeLabels:
         if isinstance(asked, NegativeLabels):
-            return asked if _fits(asked, encoder, labels) else _renew(asked, encoder, labels)
+            return _adapt(asked, encoder, method, labels, templates)
         if isinstance(asked, list):
             return _from_texts(encoder, asked, labels, templates)
         return NegativeLabels.mine(encoder, labels, templates=templates, **_arguments(method, asked))
@@ -224,6 +231,10 @@ class PairEmbedder:
     same to the last bit whatever is kept and whichever other pairs are asked for; on an accelerator all that are
     missing are embedded together, and differ by rounding.
 
+    That is what methods with pairs cost: on one core, embedding a pair takes a ViT-B/16 a twentieth of the time that
+    an image takes, so that 25 new pairs for each image take longer than the image itself. Where images share pairs,
+    where fewer are asked for (`num_pairs`) and on an accelerator it is less.
+
     Args:
         encoder ([`DualEncoder`]): Embeds the texts.
         labels (`Sequence[str]`): The known classes.
@@ -272,8 +283,8 @@ def _arguments(method: Method, asked: Mapping[str, Any] | None) -> dict[str, Any
 def _request(method: Method, labels: Sequence[str], templates: Sequence[str], asked: Asked) -> tuple[Any, ...]:
     """All that a bank depends on besides the encoder, to be compared."""
     if isinstance(asked, NegativeLabels):
-        # A bank brings its templates along. Not by itself, because what is kept for it may be another bank.
-        return "bank", weakref.ref(asked), tuple(labels)
+        # Not by itself, because what is kept for it may be another bank.
+        return "bank", weakref.ref(asked), tuple(labels), tuple(templates), "negatives" in method.needs
     if isinstance(asked, list):
         return "texts", tuple(asked), tuple(labels), tuple(templates)
     arguments = _arguments(method, asked)
@@ -304,6 +315,36 @@ def _keep(
     return bank
 
 
+def _adapt(
+    bank: NegativeLabels,
+    encoder: DualEncoder | PrecomputedEncoder,
+    method: Method,
+    labels: Sequence[str],
+    templates: Sequence[str],
+) -> NegativeLabels:
+    """The bank that was given, or what it becomes for these labels and templates and this encoder."""
+    own_templates = bank.settings.get("templates")
+    # Texts that were embedded before have the templates that they have, and mining again for an explanation alone
+    # would take too long.
+    may_change = isinstance(encoder, DualEncoder) and (bank.mined_for is None or "negatives" in method.needs)
+    is_other = own_templates is not None and list(own_templates) != list(templates)
+    wanted = templates if may_change else None
+    if not _fits(bank, encoder, labels):
+        return _renew(bank, encoder, labels, wanted)
+    if is_other and wanted is not None:
+        try:
+            return _renew(bank, encoder, labels, wanted)
+        except ValueError:
+            pass
+    if is_other and "negatives" in method.needs:
+        logger.warning(
+            f"The negative labels were embedded in the templates {own_templates}, the labels in {list(templates)}, so "
+            f"that images may fit the ones or the others better for their wording alone; leave out `templates`, or "
+            "mine negative labels in the same."
+        )
+    return bank
+
+
 def _fits(bank: NegativeLabels, encoder: DualEncoder | PrecomputedEncoder, labels: Sequence[str]) -> bool:
     """Whether a bank is one for these labels, embedded by this encoder."""
     if bank.mined_for is None:
@@ -316,14 +357,20 @@ def _fits(bank: NegativeLabels, encoder: DualEncoder | PrecomputedEncoder, label
     return for_labels and (named_alike or bank.made_with(encoder))
 
 
-def _renew(bank: NegativeLabels, encoder: DualEncoder | PrecomputedEncoder, labels: Sequence[str]) -> NegativeLabels:
-    """Negative labels found in the way of a bank, for other labels or by another model."""
+def _renew(
+    bank: NegativeLabels,
+    encoder: DualEncoder | PrecomputedEncoder,
+    labels: Sequence[str],
+    templates: Sequence[str] | None,
+) -> NegativeLabels:
+    """Negative labels found in the way of a bank, for other labels, in other templates or by another model."""
     if bank.mined_for is None:
-        templates = bank.settings.get("templates") if isinstance(encoder, DualEncoder) else None
         return _from_texts(encoder, bank.labels, labels, templates)
-    logger.info("The negative labels were mined for other labels or by another model, and are mined again.")
+    logger.info(
+        "The negative labels were mined for other labels, in other templates or by another model, and are mined again."
+    )
     try:
-        return bank.renew(encoder, labels)
+        return bank.renew(encoder, labels, templates=templates)
     except ValueError as error:
         raise ValueError(
             f"The negative labels of the detector do not go with its labels and model, and cannot be mined again: "

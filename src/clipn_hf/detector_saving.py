@@ -21,6 +21,7 @@ from transformers.utils import logging
 from .detector_card import CARD_NAME, is_own_card, write_detector_card
 from .detector_files import DETECTOR_NAME, read_detector, read_tensors, write_detector
 from .encoders import EMBEDDED_CHECKPOINT, DualEncoder, PrecomputedEncoder
+from .modeling.prompt_settings import select_hub_arguments
 
 logger = logging.get_logger(__name__)
 
@@ -99,7 +100,7 @@ def load_detector(
         encoder ([`DualEncoder`], *optional*): The model, if it is loaded already.
         device (`str` or `torch.device`, *optional*): As in [`DualEncoder.from_pretrained`].
         dtype (`str` or `torch.dtype`, *optional*): As in [`DualEncoder.from_pretrained`].
-        hub_arguments: `revision`, `token`, … of `from_pretrained`.
+        hub_arguments: `revision`, `token`, `trust_remote_code`, … of `from_pretrained`.
 
     Returns:
         `tuple`: The values, the tensors, the encoder and the digest of its weights.
@@ -107,14 +108,16 @@ def load_detector(
     Raises:
         OSError, ValueError, IncompleteCheckpointError: As [`OODDetector.from_pretrained`].
     """
-    values = read_detector(source, **hub_arguments)
+    # The others are for the model.
+    of_files = select_hub_arguments(hub_arguments)
+    values = read_detector(source, **of_files)
     if values is None:
         raise OSError(
             f"There is no detector at {os.fspath(source)}: it has no detector.json"
             f"{'' if os.path.isdir(source) else ', or the Hub cannot be reached'}. Name a folder or repository that "
             "`OODDetector.save_pretrained` wrote; a model is loaded by `OODDetector(model, labels)`."
         )
-    tensors = read_tensors(source, values, **hub_arguments)
+    tensors = read_tensors(source, values, **of_files)
     if encoder is None:
         encoder = DualEncoder.from_pretrained(source, None, device, dtype or values["model"]["dtype"], **hub_arguments)
     return values, tensors, encoder, _check_model(source, values, tensors, encoder)

@@ -19,10 +19,15 @@ from .detector_checks import check_image_embeddings, check_labels, check_served,
 from .detector_negatives import Asked, PairEmbedder, make_bank, read_negatives, same_bank
 from .digests import image_processor_settings, model_digest, same_images, settings_digest
 from .encoders import DualEncoder, PrecomputedEncoder
+from .features import cached_class_embeddings
 from .methods import Method, MethodInputs, method_inputs
+from .methods.neglabel import effective_settings
 from .negatives import NegativeLabels
 
 logger = logging.get_logger(__name__)
+
+# With as many texts or more, embedding labels takes seconds on a CPU.
+_MANY_TEXTS = 500
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +36,9 @@ class Wording:
 
     Args:
         labels (`list[str]`): The known classes.
-        templates (`Sequence[str]`, *optional*): None for those of the method, or else of the encoder.
+        templates (`Sequence[str]`, *optional*):
+            None for those of the negative labels, if the method needs them and they were given with their embeddings,
+            or else of the method, or else of the encoder.
         no_templates (`Sequence[str]`, *optional*): The same for the "no" text encoder.
         negatives (*optional*): What [`~clipn_hf.detector_negatives.read_negatives`] gives.
     """
@@ -51,8 +58,12 @@ class Wording:
         """
         templates = self.templates
         # Embeddings that were computed before have the templates that they have.
-        if templates is None and isinstance(encoder, DualEncoder) and method.templates:
-            templates = encoder.single_template(method.templates)
+        if templates is None and isinstance(encoder, DualEncoder):
+            if isinstance(self.negatives, NegativeLabels) and "negatives" in method.needs:
+                # Masses of labels and of negative labels are comparable only if both are worded alike.
+                templates = self.negatives.settings.get("templates")
+            if templates is None and method.templates:
+                templates = encoder.single_template(method.templates)
         return encoder.label_templates(templates, self.no_templates)
 
 
@@ -102,9 +113,7 @@ def embed_texts(
     """
     check_served(method, encoder, wording.negatives is not None)
     used, no_used = wording.resolve_templates(encoder, method) if templates is None else templates
-    text, no_text = encoder.class_embeddings(
-        wording.labels, used, no_used or None, use_no_encoder="no" in method.needs
-    )
+    text, no_text = _embed_labels(encoder, wording.labels, used, no_used or None, "no" in method.needs)
     old_bank = None if before is None else before.negatives
     bank = make_bank(encoder, method, wording.labels, used, wording.negatives, old_bank)
     if bank is not None and bank.embeddings.shape[1] != text.shape[1]:
@@ -116,6 +125,25 @@ def embed_texts(
     return EmbeddedTexts(
         used, no_used, text.cpu(), no_text, bank, embedder_of_pairs(encoder, method, wording, used, bank)
     )
+
+
+def _embed_labels(
+    encoder: DualEncoder | PrecomputedEncoder,
+    labels: list[str],
+    templates: list[str],
+    no_templates: list[str] | None,
+    use_no_encoder: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """Embed labels; where that takes long, with a bar, and from what is on disk of earlier times."""
+    if isinstance(encoder, DualEncoder) and len(labels) * len(templates) >= _MANY_TEXTS:
+        arguments = (labels, templates, no_templates, use_no_encoder)
+        if not encoder.remembers_class_embeddings(*arguments):
+            found = cached_class_embeddings(encoder, *arguments, progress=True)
+            # Copies, because matrix products round differently at the odd addresses of what was read from a file.
+            text, no_text = (None if one is None else one.clone() for one in found)
+            assert text is not None
+            encoder.remember_class_embeddings(labels, text, no_text, templates, no_templates)
+    return encoder.class_embeddings(labels, templates, no_templates, use_no_encoder=use_no_encoder)
 
 
 def embedder_of_pairs(
@@ -181,7 +209,8 @@ class DetectorState:
         number = "1 label" if len(self.labels) == 1 else f"{len(self.labels)} labels"
         if self.negatives is not None:
             number += f", {len(self.negatives.labels)} negative label{'' if len(self.negatives.labels) == 1 else 's'}"
-        settings = "".join(f", {name}={value!r}" for name, value in self.settings.items())
+        in_effect = effective_settings(self.settings, None if self.negatives is None else len(self.negatives))
+        settings = "".join(f", {name}={value!r}" for name, value in in_effect.items())
         return f"OODDetector({name!r}, {number}, method={self.method.name!r}, threshold={self.threshold}{settings})"
 
     @property

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from transformers import CLIPModel
 
-from .families import find_family
+from .families import find_family, lowers_texts, tokenizer_options
 from .images import ImageSource, read_content
 from .modeling import CLIPNModel
 
@@ -134,9 +134,10 @@ def text_encoder_settings(model: Any, kind: Kind, tokenizer: Any, max_length: in
     """
     return {
         **_encoder_settings(model, kind),
-        "tokenizer": _tokenizer_settings(tokenizer),
+        "tokenizer": {**_tokenizer_settings(tokenizer), **tokenizer_options(model, tokenizer)},
         "max_length": max_length,
         "padding": find_family(model)[1].padding,
+        "lowercase": lowers_texts(model, tokenizer),
     }
 
 

@@ -5,14 +5,14 @@
 import itertools
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn.functional import normalize
 from tqdm import tqdm
-from transformers import AutoProcessor
 from transformers.utils import logging
 
 from .digests import configuration_settings, image_processor_settings, model_digest, settings_digest
@@ -23,13 +23,15 @@ from .families import (
     check_tokenizer,
     find_family,
     find_max_text_length,
+    lowers_texts,
     pooled_features,
     read_logit_bias,
     read_logit_scale,
+    tokenizer_options,
 )
 from .image_inputs import concatenate_inputs, prepare_image
 from .images import ImageError, ImageSource, load_image
-from .loading import EMBEDDED_CHECKPOINT, POOLS, AutoDualEncoder
+from .loading import EMBEDDED_CHECKPOINT, POOLS, AutoDualEncoder, load_processor
 from .modeling import IncompleteCheckpointError
 from .precomputed import PrecomputedEncoder
 from .prompts import fill_templates, resolve_templates, validate_labels, validate_templates
@@ -85,10 +87,12 @@ class DualEncoder:
             What `class_embeddings` uses by default: those of processor and model, without any those of the family.
 
     Raises:
-        TypeError: `model` does not embed both images and texts, or `processor` does not process both.
+        TypeError:
+            `model` does not embed both images and texts or is no `PreTrainedModel`, or `processor` does not process
+            both.
         ValueError:
-            `dtype` is not a floating-point type, logit scale or bias not finite, the tokenizer not that of the model,
-            or model and processor disagree on the templates.
+            `dtype` is not a floating-point type, logit scale or bias not finite, the tokenizer not that of the model
+            or without padding token, or model and processor disagree on the templates.
     """
 
     def __init__(
@@ -101,6 +105,11 @@ class DualEncoder:
         check_dual_encoder(model)
         if _is_of_the_base(model, processor):
             processor = model.adapter_processor
+        if processor is None:
+            raise TypeError(
+                f"There is no processor for the {type(model).__name__}, or transformers could not load the one beside "
+                "it, and `AutoProcessor.from_pretrained(...)` says why; pass processor=."
+            )
         lacking = [name for name in ("image_processor", "tokenizer") if getattr(processor, name, None) is None]
         if lacking:
             raise TypeError(
@@ -134,9 +143,6 @@ class DualEncoder:
         self._label_embeddings: OrderedDict[tuple[Any, ...], Tensor] = OrderedDict()
         self._first_weights: tuple[tuple[int, ...], list[Tensor]] = ((), [])
         self._pads_to_longest: bool | None = {"longest": True, "max_length": False, None: None}[family.padding]
-        if processor.tokenizer.padding_side != "right" and self._pads_to_longest:
-            # Where padding comes first, the text has other positions.
-            self._pads_to_longest = None
 
     @classmethod
     def from_pretrained(
@@ -161,7 +167,7 @@ class DualEncoder:
         Raises:
             IncompleteCheckpointError:
                 The checkpoint is damaged or lacks weights of its model, an adapter its base model.
-            OSError: There is no such model.
+            OSError: There is no such model, or its processor cannot be loaded.
             TypeError, ValueError: As for the class.
         """
         if source is None:
@@ -179,11 +185,11 @@ class DualEncoder:
         check_dual_encoder(model)
         if processor is None:
             if os.fspath(source) in (model.name_or_path, getattr(model, "detector_source", None)):
-                processor = AutoProcessor.from_pretrained(source, **hub_arguments)
+                processor = load_processor(source, **hub_arguments)
             elif getattr(model, "adapter_processor", None) is None:
                 # An adapter that changes no tokens comes without a processor. Its revision is not that of its base.
                 base_arguments = {name: value for name, value in hub_arguments.items() if name != "revision"}
-                processor = AutoProcessor.from_pretrained(model.name_or_path, **base_arguments)
+                processor = load_processor(model.name_or_path, **base_arguments)
         return cls(model, processor, device, dtype)
 
     @property
@@ -253,8 +259,11 @@ class DualEncoder:
 
         Raises:
             ImageError: An image cannot be read.
-            TypeError: An image is of none of these types.
+            TypeError: An image is of none of these types, or `images` is a single one.
+            ValueError: There are no images.
         """
+        if isinstance(images, str | bytes | os.PathLike | Image.Image):
+            raise TypeError(f"`images` must be a sequence of images, got one {type(images).__name__}; give `[image]`.")
         # One by one, so that no more than one image is in memory at its full size.
         prepared = []
         for offset, image in enumerate(images):
@@ -266,6 +275,8 @@ class DualEncoder:
             except TypeError as error:
                 raise TypeError(f"Cannot read {where}: {error}" if where else str(error)) from error
             prepared.append(prepare_image(loaded, self.processor.image_processor))
+        if not prepared:
+            raise ValueError("`images` is empty; give at least one image.")
         return concatenate_inputs(prepared)
 
     @torch.no_grad()
@@ -289,7 +300,7 @@ class DualEncoder:
         }
         # The dtype is that of the encoder, also where its user trains in another one.
         with torch.autocast(self.device.type, enabled=False):
-            features = self.model.get_image_features(**moved)
+            features = self.model.get_image_features(**accepted_inputs(self.model.get_image_features, moved))
         return self._unit_norm(features, "image")
 
     def text_embeddings(self, prompts: Sequence[str], progress: bool = False) -> Tensor:
@@ -303,26 +314,29 @@ class DualEncoder:
             `torch.Tensor` of shape `(prompts, dim)`, float32, unit norm, on the device of the model.
 
         Raises:
+            TypeError: `prompts` is a single text, or holds something else than texts.
             ValueError: There are no texts, or the embeddings are not finite.
         """
+        prompts = _check_prompts(prompts)
         embeddings, cut = self._embed_texts(self.model.get_text_features, "text", prompts, progress)
-        warn_of_cut([prompts[row] for row in cut])
+        self.warn_of_cut([prompts[row] for row in cut])
         return embeddings
 
     def no_text_embeddings(self, prompts: Sequence[str], progress: bool = False) -> Tensor:
         """Embed texts with the "no" text encoder; otherwise as `text_embeddings`.
 
         Raises:
-            ValueError: The embeddings are not finite.
-            TypeError: The model has no "no" text encoder.
+            ValueError: As `text_embeddings`.
+            TypeError: As `text_embeddings`; the model has no "no" text encoder.
         """
         if not self.has_no_encoder:
             raise TypeError(
                 f'{type(self.model).__name__} has no "no" text encoder; use a trained CLIPN, such as the one inside '
                 "this package (`DualEncoder.from_pretrained()`)."
             )
+        prompts = _check_prompts(prompts)
         embeddings, cut = self._embed_texts(self.model.get_no_text_features, '"no" text', prompts, progress)
-        warn_of_cut([prompts[row] for row in cut])
+        self.warn_of_cut([prompts[row] for row in cut])
         return embeddings
 
     def class_embeddings(
@@ -373,8 +387,33 @@ class DualEncoder:
             encode = self.model.get_no_text_features
             no_text = self._embed_labels(encode, '"no" text', labels, no_templates, state, cut, progress)
         if warn:
-            warn_of_cut(list(cut))
+            self.warn_of_cut(list(cut))
         return text, no_text
+
+    def remembers_class_embeddings(
+        self,
+        labels: Sequence[str],
+        templates: Sequence[str] | None = None,
+        no_templates: Sequence[str] | None = None,
+        use_no_encoder: bool = True,
+    ) -> bool:
+        """Tell whether `class_embeddings` would find labels among those that it keeps.
+
+        Args:
+            labels (`Sequence[str]`): One text per class.
+            templates (`Sequence[str]`, *optional*): As for `class_embeddings`.
+            no_templates (`Sequence[str]`, *optional*): As for `class_embeddings`.
+            use_no_encoder (`bool`, *optional*, defaults to `True`): As for `class_embeddings`.
+
+        Returns:
+            `bool`
+        """
+        templates, no_templates = self.label_templates(templates, no_templates)
+        banks = {"text": templates}
+        if use_no_encoder and self.has_no_encoder:
+            banks['"no" text'] = no_templates
+        state = self.weights_state()
+        return all((kind, tuple(labels), tuple(own), state) in self._label_embeddings for kind, own in banks.items())
 
     def remember_class_embeddings(
         self,
@@ -407,6 +446,35 @@ class DualEncoder:
                     f"There must be one {kind} embedding for each label, {len(labels)} in all, got {len(embeddings)}."
                 )
             self._remember((kind, tuple(labels), tuple(own_templates), state), embeddings.to(self.device))
+
+    def tokenize(self, texts: Sequence[str]) -> Iterator[list[int]]:
+        """Find the tokens of texts, whole and without padding.
+
+        Args:
+            texts (`Sequence[str]`): Texts.
+
+        Returns:
+            `Iterator[list[int]]`: The tokens of each, with those that begin and end it.
+        """
+        for start in range(0, len(texts), TOKENIZED_AT_ONCE):
+            yield from self._run_tokenizer(texts[start : start + TOKENIZED_AT_ONCE], verbose=False)["input_ids"]
+
+    def warn_of_cut(self, texts: Sequence[str]) -> None:
+        """Say on the log which texts are too long for the text encoder.
+
+        Args:
+            texts (`Sequence[str]`): Those; none are nothing to say.
+        """
+        part = "beginning" if self.processor.tokenizer.truncation_side == "left" else "end"
+        shown = [repr(text if len(text) <= 60 else f"{text[:60]}…") for text in texts[:MAX_NAMED]]
+        if len(texts) == 1:
+            logger.warning(f"{shown[0]} is too long for the text encoder, and its {part} is ignored: shorten it.")
+        elif texts:
+            more = ", …" if len(texts) > MAX_NAMED else ""
+            logger.warning(
+                f"{len(texts)} texts are too long for the text encoder, and their {part}s are ignored: "
+                f"{', '.join(shown)}{more}."
+            )
 
     def single_template(self, default: Sequence[str]) -> list[str]:
         """Find the one template for where thousands of texts are embedded.
@@ -496,12 +564,10 @@ class DualEncoder:
 
         Each text is encoded once, among others of its length, so that little is spent on padding.
         """
-        if not prompts:
-            raise ValueError('`prompts` is empty; give at least one text, such as ["a photo of a cat."].')
         max_length = self.max_text_length
         rows = {text: row for row, text in enumerate(dict.fromkeys(prompts))}
         texts = list(rows)
-        lengths = self._count_tokens(texts)
+        lengths = [len(tokens) for tokens in self.tokenize(texts)]
         # The longest come first, so that memory runs out at once or not at all.
         order = sorted(range(len(texts)), key=lengths.__getitem__, reverse=True)
         embeddings: Tensor | None = None
@@ -526,14 +592,14 @@ class DualEncoder:
         return self._run_text_encoder(encode, texts, kind, padding=padding, truncation=True, max_length=max_length)
 
     def _run_text_encoder(self, encode: Callable[..., Any], texts: list[str], kind: str, **options: Any) -> Tensor:
-        tokens = self.processor.tokenizer(texts, return_tensors="pt", **options)
+        tokens = self._run_tokenizer(texts, return_tensors="pt", **options)
         inputs = {name: values.to(self.device) for name, values in accepted_inputs(encode, tokens).items()}
         with torch.autocast(self.device.type, enabled=False):
             return self._unit_norm(encode(**inputs), kind)
 
     def _is_padding_inert(self, max_length: int) -> bool:
         """Whether a text has the same embedding with and without padding, by trying it out."""
-        (length,) = self._count_tokens(PROBE)
+        length = len(next(self.tokenize(PROBE)))
         if length >= max_length:
             return False
         encode, padded_length = self.model.get_text_features, min(length + 8, max_length)
@@ -544,13 +610,10 @@ class DualEncoder:
         # What is left of a difference is rounding.
         return bool((bare - padded).abs().max() < (1e-4 if self.dtype == torch.float32 else 2e-2))
 
-    def _count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """How many tokens each text has, whole."""
-        lengths: list[int] = []
-        for start in range(0, len(texts), TOKENIZED_AT_ONCE):
-            tokens = self.processor.tokenizer(list(texts[start : start + TOKENIZED_AT_ONCE]), verbose=False)
-            lengths += map(len, tokens["input_ids"])
-        return lengths
+    def _run_tokenizer(self, texts: Sequence[str], **options: Any) -> Any:
+        tokenizer = self.processor.tokenizer
+        texts = [text.lower() for text in texts] if lowers_texts(self.model, tokenizer) else list(texts)
+        return tokenizer(texts, **tokenizer_options(self.model, tokenizer), **options)
 
     def _unit_norm(self, outputs: Any, kind: str) -> Tensor:
         embeddings = normalize(pooled_features(self.model, outputs).float(), dim=-1)
@@ -580,17 +643,17 @@ def _align_weights(model: Any) -> None:
             weight.data = weight.data.clone()
 
 
-def warn_of_cut(texts: Sequence[str]) -> None:
-    """Say on the log which texts were too long for the text encoder."""
-    shown = [repr(text if len(text) <= 60 else f"{text[:60]}…") for text in texts[:MAX_NAMED]]
-    if len(texts) == 1:
-        logger.warning(f"{shown[0]} is too long for the text encoder, and its end is ignored: shorten it.")
-    elif texts:
-        more = ", …" if len(texts) > MAX_NAMED else ""
-        logger.warning(
-            f"{len(texts)} texts are too long for the text encoder, and their ends are ignored: "
-            f"{', '.join(shown)}{more}."
-        )
+def _check_prompts(prompts: Sequence[str]) -> list[str]:
+    """The texts as a list."""
+    if isinstance(prompts, str):
+        raise TypeError(f"`prompts` must be a sequence of texts, got the text {prompts!r}; give [{prompts!r}].")
+    texts = list(prompts)
+    for position, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise TypeError(f"`prompts` must hold texts, got {text!r} at position {position}; leave it out.")
+    if not texts:
+        raise ValueError('`prompts` is empty; give at least one text, such as ["a photo of a cat."].')
+    return texts
 
 
 def _is_of_the_base(model: Any, processor: Any) -> bool:

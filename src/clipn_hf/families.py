@@ -10,8 +10,8 @@ model itself.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from inspect import signature
-from typing import Any, Literal
+from inspect import Parameter, signature
+from typing import Any, Literal, Unpack, get_args, get_origin
 
 from torch import Tensor, nn
 from transformers.utils import logging
@@ -21,6 +21,10 @@ from .prompts import DEFAULT_TEMPLATES
 logger = logging.get_logger(__name__)
 
 FEATURES = ("get_image_features", "get_text_features")
+# By `config.model_type`: models that have these methods, but give the states of a language model for texts.
+GENERATIVE = frozenset({"blip-2"})
+# What an encoder gets even where its signature only says that it hands more on to its parts.
+ESSENTIAL_INPUTS = frozenset({"attention_mask", "input_ids", "pixel_values"})
 # Of texts for models of which neither tokenizer nor configuration tells one, such as those with rotary positions.
 DEFAULT_MAX_LENGTH = 512
 # What models that keep no scale are taken to use: that of CLIP, and the limit in the training of most others.
@@ -35,7 +39,12 @@ class Family:
         padding (`"longest"`, `"max_length"` or `None`, *optional*):
             `"longest"` where a text gets the same embedding whatever it is padded to, by a causal or a masked
             attention and a pooling that leaves padding out. `"max_length"` where the model saw texts of one length
-            only. None is for trying it out.
+            only. None is for trying it out, with all else as the tokenizer does it; of the others padding follows the
+            text, whatever the tokenizer says.
+        masks_padding (`bool`, *optional*, defaults to `True`):
+            Whether the text encoder is told which tokens are padding, where `padding` is not None.
+        lowercase (`bool`, *optional*, defaults to `False`):
+            Whether the model saw texts in lower case only, which not each of its tokenizers sees to.
         templates (`tuple[str, ...]`, *optional*, defaults to `DEFAULT_TEMPLATES`):
             What labels are put into where neither user nor checkpoint says it.
         max_length (`int`, *optional*):
@@ -45,13 +54,15 @@ class Family:
     """
 
     padding: Literal["longest", "max_length"] | None = None
+    masks_padding: bool = True
+    lowercase: bool = False
     templates: tuple[str, ...] = DEFAULT_TEMPLATES
     max_length: int | None = None
     takes_first_token: bool = False
 
 
 _INERT = Family(padding="longest")
-_SIGLIP = Family(padding="max_length", templates=("This is a photo of {}.",))
+_SIGLIP = Family(padding="max_length", masks_padding=False, lowercase=True, templates=("This is a photo of {}.",))
 
 # By `config.model_type`
 FAMILIES: Mapping[str, Family] = {
@@ -77,7 +88,7 @@ FAMILIES: Mapping[str, Family] = {
 
 def is_dual_encoder(model: Any) -> bool:
     """Tell whether a model embeds both images and texts."""
-    return all(hasattr(model, name) for name in FEATURES)
+    return find_family(model)[0] not in GENERATIVE and all(hasattr(model, name) for name in FEATURES)
 
 
 def check_dual_encoder(model: Any) -> None:
@@ -87,10 +98,19 @@ def check_dual_encoder(model: Any) -> None:
         TypeError: It is one.
     """
     lacking = [name for name in FEATURES if not hasattr(model, name)]
-    if lacking:
+    reason = f"it has no {' and no '.join(lacking)}" if lacking else None
+    if find_family(model)[0] in GENERATIVE:
+        reason = "it is made for writing texts about images"
+    if reason is not None:
         raise TypeError(
-            f"{type(model).__name__} does not embed both images and texts: it has no {' and no '.join(lacking)}. "
+            f"{type(model).__name__} does not embed both images and texts: {reason}. "
             "Give a CLIPNModel, a CLIPModel, a SiglipModel or another dual encoder, with or without an adapter."
+        )
+    missing = [name for name in ("config", "device", "dtype", "name_or_path") if not hasattr(model, name)]
+    if missing:
+        raise TypeError(
+            f"{type(model).__name__} is no PreTrainedModel: it has no {', '.join(missing)}. Derive it from "
+            "`transformers.PreTrainedModel` and give it a configuration."
         )
 
 
@@ -161,9 +181,40 @@ def find_max_text_length(model: Any, tokenizer: Any) -> int:
 
 
 def accepted_inputs(encode: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out what a tokenizer gives but a text encoder does not name, such as types of tokens."""
-    named = signature(encode).parameters
-    return {name: value for name, value in inputs.items() if name in named or "input_ids" not in named}
+    """Leave out what a tokenizer or image processor gives but an encoder refuses, such as types of tokens.
+
+    Args:
+        encode: `get_image_features` or `get_text_features` of a model.
+        inputs (`Mapping[str, Any]`): What its processor gives.
+
+    Returns:
+        `dict[str, Any]`: What the signature names. If it has keyword arguments without names, also everything else;
+        where their type is a `TypedDict`, only what that names, `attention_mask`, `input_ids` and `pixel_values`.
+    """
+    parameters = signature(encode).parameters
+    accepted = set(parameters)
+    for parameter in parameters.values():
+        if parameter.kind is Parameter.VAR_KEYWORD:
+            typed = get_origin(parameter.annotation) is Unpack
+            accepted |= {*get_args(parameter.annotation)[0].__annotations__, *ESSENTIAL_INPUTS} if typed else {*inputs}
+    return {name: value for name, value in inputs.items() if name in accepted}
+
+
+def tokenizer_options(model: Any, tokenizer: Any) -> dict[str, Any]:
+    """Find on which side a tokenizer is to pad for a model, and whether to give a mask: its own way if unknown."""
+    family = find_family(model)[1]
+    if family.padding is None:
+        has_mask = "attention_mask" in tokenizer.model_input_names
+        return {"padding_side": tokenizer.padding_side, "return_attention_mask": has_mask}
+    return {"padding_side": "right", "return_attention_mask": family.masks_padding}
+
+
+def lowers_texts(model: Any, tokenizer: Any) -> bool:
+    """Tell whether texts have to be put in lower case before a tokenizer gets them.
+
+    Not where the tokenizer has a setting of its own for it, such as that of SigLIP.
+    """
+    return find_family(model)[1].lowercase and getattr(tokenizer, "do_lower_case", None) is None
 
 
 def pooled_features(model: Any, outputs: Any) -> Tensor:
@@ -185,11 +236,17 @@ def pooled_features(model: Any, outputs: Any) -> Tensor:
 
 
 def check_tokenizer(model: Any, tokenizer: Any) -> None:
-    """Refuse a tokenizer of another model, or the empty one that transformers makes where its files are missing.
+    """Refuse a tokenizer of another model, the empty one that transformers makes where its files are missing, and one
+    that cannot pad.
 
     Raises:
         ValueError: It does not fit.
     """
+    if tokenizer.pad_token_id is None:
+        raise ValueError(
+            f"The tokenizer of the {type(model).__name__} has no padding token, so that it cannot put texts together; "
+            "name the one that the model was trained with, such as `tokenizer.pad_token = tokenizer.eos_token`."
+        )
     text_model: Any = getattr(model, "text_model", None)
     if not hasattr(text_model, "get_input_embeddings"):
         return
@@ -222,7 +279,9 @@ __all__ = [
     "find_family",
     "find_max_text_length",
     "is_dual_encoder",
+    "lowers_texts",
     "pooled_features",
     "read_logit_bias",
     "read_logit_scale",
+    "tokenizer_options",
 ]

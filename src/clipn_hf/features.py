@@ -22,7 +22,7 @@ from tqdm import tqdm
 from transformers.utils import logging
 
 from .digests import Kind, image_digest, image_encoder_settings, settings_digest, text_encoder_settings
-from .encoders import DualEncoder, warn_of_cut
+from .encoders import TEXT_BATCH_SIZE, DualEncoder
 from .feature_cache import SHARD_ROWS, FeatureStore, default_cache_dir
 from .image_inputs import concatenate_inputs, prepare_image
 from .images import ImageError, NumberedImages, load_image, number_images
@@ -221,7 +221,7 @@ def cached_class_embeddings(
             digests[kind] = []
             for start in range(0, len(labels), SHARD_ROWS):
                 prompts = fill_templates(labels[start : start + SHARD_ROWS], own_templates)
-                tokens = tokenizer(prompts, verbose=False)["input_ids"]
+                tokens = list(encoder.tokenize(prompts))
                 for first in range(0, len(tokens), len(own_templates)):
                     of_label = tokens[first : first + len(own_templates)]
                     row = len(digests[kind])
@@ -233,9 +233,11 @@ def cached_class_embeddings(
         known_too_long = {row for row, length in enumerate(lengths) if length > max_length}.difference(missing)
         # Of the labels that are encoded, the encoder says it.
         if warn:
-            warn_of_cut([labels[row] for row in sorted(known_too_long)])
-        # Texts of one length need no padding.
-        missing.sort(key=lengths.__getitem__)
+            encoder.warn_of_cut([labels[row] for row in sorted(known_too_long)])
+        # Texts of one length need no padding, and the longest tell first whether memory is enough.
+        missing.sort(key=lengths.__getitem__, reverse=True)
+        # Each step is one batch of the encoder, as far as templates allow, so that the bar moves.
+        step = max(1, TEXT_BATCH_SIZE // len(templates))
         try:
             with tqdm(
                 total=len(labels),
@@ -244,8 +246,8 @@ def cached_class_embeddings(
                 unit=" texts",
                 disable=None if progress and missing else True,
             ) as bar:
-                for start in range(0, len(missing), SHARD_ROWS):
-                    rows = missing[start : start + SHARD_ROWS]
+                for start in range(0, len(missing), step):
+                    rows = missing[start : start + step]
                     # What the encoder remembers was found by less than what the digests are of.
                     computed = encoder.class_embeddings(
                         [labels[row] for row in rows],

@@ -114,6 +114,27 @@ class AutoDualEncoder(AutoModel):
         return model
 
 
+def load_processor(source: str | os.PathLike[str], **hub_arguments: Any) -> Any:
+    """Load a processor as `AutoProcessor.from_pretrained` does.
+
+    Args:
+        source (`str` or `os.PathLike`): Hub id or folder.
+        hub_arguments: `revision`, `token`, … of `from_pretrained`.
+
+    Raises:
+        OSError: There is none, its files are of no known kind, or a library that it needs is not installed.
+    """
+    try:
+        return AutoProcessor.from_pretrained(source, **hub_arguments)
+    except (ImportError, ValueError) as error:
+        # transformers lists the hundreds of models that it has, and breaks its lines.
+        reason = " ".join(str(error).partition("Model type should be one of")[0].split())
+        raise OSError(
+            f"The processor of {os.fspath(source)} cannot be loaded: {reason.rstrip('.')}. Install what it needs, put "
+            "processor_config.json, tokenizer.json and tokenizer_config.json of the model there, or pass `processor`."
+        ) from error
+
+
 def _find_detector(source: str, kwargs: dict[str, Any]) -> str | None:
     """The folder that holds the files of a detector, in the cache if `source` is a repository; None if there are none.
 
@@ -228,9 +249,9 @@ def _adapter_processor(
 ) -> Any | None:
     """The processor that was saved with an adapter; with the tokenizer alone that of the base with this tokenizer."""
     if any(find_file(source, name, **hub_arguments) for name in ("processor_config.json", "preprocessor_config.json")):
-        return AutoProcessor.from_pretrained(source, **hub_arguments)
+        return load_processor(source, **hub_arguments)
     if find_file(source, "tokenizer_config.json", **hub_arguments):
-        processor = AutoProcessor.from_pretrained(base, **base_arguments)
+        processor = load_processor(base, **base_arguments)
         processor.tokenizer = AutoTokenizer.from_pretrained(source, **hub_arguments)
         return processor
     return None
@@ -270,4 +291,4 @@ def _check_tokens(source: str, adapter: dict[str, Any], model: CLIPNModel) -> No
         )
 
 
-__all__ = ["EMBEDDED_CHECKPOINT", "AutoDualEncoder"]
+__all__ = ["EMBEDDED_CHECKPOINT", "AutoDualEncoder", "load_processor"]

@@ -13,8 +13,8 @@ from torch import Tensor
 from transformers import CLIPProcessor, Pipeline, pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from .detector import PUBLISHING_OPTIONS, TOP_K, TOP_NEGATIVES, OODDetector, OODResult, check_count
-from .detector_checks import check_given_count
+from .detector import PUBLISHING_OPTIONS, TOP_K, TOP_NEGATIVES, OODDetector, OODResult
+from .detector_checks import check_count, check_given_count
 from .detector_files import read_detector
 from .encoders import EMBEDDED_CHECKPOINT, EMBEDDED_NOTICE, AutoDualEncoder, DualEncoder
 from .images import NumberedImages, image_of, number_images
@@ -48,7 +48,9 @@ class OODPipeline(Pipeline):
     threshold and all that it has learnt; what a call names differently holds for that call.
 
     Args:
-        model ([`~transformers.CLIPModel`] or [`CLIPNModel`]): With a model object pass its `processor`, too.
+        model ([`~transformers.PreTrainedModel`]):
+            A [`CLIPNModel`], [`~transformers.CLIPModel`], [`~transformers.SiglipModel`] or any other model that
+            [`DualEncoder`] takes. With a model object pass its `processor`, too.
         candidate_labels, method, threshold, top_k, templates, no_templates, negatives, top_negatives, batch_size,
         num_workers, settings:
             Defaults for every call.

@@ -72,7 +72,7 @@ def validate_labels(labels: Sequence[str], name: str = "labels") -> list[str]:
         if label in first_seen:
             raise ValueError(
                 f"`{name}` contains {label!r} twice (positions {first_seen[label]} and {position}); "
-                f"every class needs its own label, remove the duplicate."
+                f"each must be another one, remove the duplicate."
             )
         first_seen[label] = position
     return checked

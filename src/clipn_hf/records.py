@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.text import Text
 
 from .files import atomic_path
-from .verdicts import VERDICTS
+from .verdicts import VERDICTS, looks_like, telling_negatives
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from .calibration import Calibration
     from .detector import OODDetector, OODResult
 
-# A negative label of less mass says nothing: it would be shown as 0.00.
-LEAST_MASS = 0.005
 READERS = min(16, os.cpu_count() or 1)
 MAX_TILES = 200
 CSV_COLUMNS = (
@@ -128,20 +126,6 @@ def verdict_word(record: Record) -> str:
     return UNREADABLE if "error" in record else str(record["verdict"])
 
 
-def looks_like(record: Record, count: int | None = None) -> str:
-    """List the negative labels that an image looks like, such as "jellyfish (0.31), parachute (0.12)".
-
-    Args:
-        record (`Record`): Of one file.
-        count (`int`, *optional*): How many to list at most; by default all that the record has.
-
-    Returns:
-        `str`: Those whose mass is not next to nothing; empty if there are none.
-    """
-    named = [one for one in record.get("negatives", ()) if one["score"] >= LEAST_MASS]
-    return ", ".join(f"{one['label']} ({one['score']:.2f})" for one in named[:count])
-
-
 def explain(record: Record) -> str:
     """Say what an image shows that is not known, as far as negative labels tell.
 
@@ -153,7 +137,7 @@ def explain(record: Record) -> str:
         about the image, what it looks like apart from the labels; empty for known images, and where no negative label
         comes near.
     """
-    named = looks_like(record)
+    named = looks_like(record["negatives"])
     if not named or record["is_ood"] is False:
         return ""
     if record["is_ood"]:
@@ -222,7 +206,7 @@ def _csv_writer(stream: TextIO) -> Callable[[Record], None]:
         # The words of JSON, which most readers of CSV understand better than Python's.
         is_ood = record.get("is_ood")
         verdict = None if is_ood is None else json.dumps(is_ood)
-        rows.writerow({**record, "is_ood": verdict, "negatives": looks_like(record)})
+        rows.writerow({**record, "is_ood": verdict, "negatives": looks_like(record.get("negatives", ()))})
 
     return write
 
@@ -262,18 +246,20 @@ def save_contact_sheet(
     """
     from .evaluation.contact_sheet import Tile, contact_sheet
 
-    tiles = [
-        Tile(
+    tiles = []
+    for thumbnail, record in judged:
+        first = next(iter(telling_negatives(record["negatives"])), None)
+        tile = Tile(
             thumbnail,
             record["is_ood"],
             record["ood_score"],
             record["label"],
             group=record["verdict"].capitalize(),
             word=record["verdict"],
-            looks_like=looks_like(record, 1),
+            looks_like="" if first is None else first["label"],
+            mass=None if first is None else first["score"],
         )
-        for thumbnail, record in judged
-    ]
+        tiles.append(tile)
     tiles.sort(key=lambda tile: (_ORDER[tile.is_ood], tile.ood_score))
     threshold = describe_threshold(detector.threshold, detector.calibration)
     rule = f", {threshold}" if threshold else ""
@@ -297,7 +283,6 @@ __all__ = [
     "describe_threshold",
     "explain",
     "judge_files",
-    "looks_like",
     "printable",
     "record_writer",
     "save_contact_sheet",

@@ -14,7 +14,7 @@ import re
 import unicodedata
 import zlib
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -46,8 +46,41 @@ _ENDINGS = (
     ("ies", "y"),
     ("ves", "f"),
     ("ves", "fe"),
-    ("men", "man"),
 )
+# Those of English that follow no rule, by the end of the word, as in "dormice" and "house mice"; and Latin ones.
+_IRREGULAR_ENDINGS = (
+    ("men", "man"),
+    ("leaves", "leaf"),
+    ("mice", "mouse"),
+    ("lice", "louse"),
+    ("geese", "goose"),
+    ("feet", "foot"),
+    ("teeth", "tooth"),
+    ("children", "child"),
+    ("oxen", "ox"),
+    ("people", "person"),
+    ("dice", "die"),
+    ("zzes", "z"),
+    ("eaux", "eau"),
+    ("cacti", "cactus"),
+    ("fungi", "fungus"),
+    ("octopi", "octopus"),
+    ("hippopotami", "hippopotamus"),
+    ("radii", "radius"),
+    ("larvae", "larva"),
+    ("algae", "alga"),
+    ("antennae", "antenna"),
+    ("vertebrae", "vertebra"),
+    ("nebulae", "nebula"),
+    ("vertices", "vertex"),
+    ("indices", "index"),
+    ("matrices", "matrix"),
+    ("aquaria", "aquarium"),
+    ("bacteria", "bacterium"),
+    ("crises", "crisis"),
+    ("oases", "oasis"),
+)
+_IRREGULAR_PLURALS = tuple(plural for plural, _ in _IRREGULAR_ENDINGS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +188,7 @@ class WordNet:
         """Find what a word means.
 
         Case, accents and the difference between spaces, underscores and hyphens do not matter. Where there is no such
-        word, words written in two are tried as one, and plurals of nouns as singulars, apart from irregular ones.
+        word, words written in two are tried as one, and plurals of nouns as singulars.
 
         Args:
             word (`str`): A word or several, such as `"ice cream"`.
@@ -287,20 +320,50 @@ def spellings(word: str, with_singulars: bool = False) -> Iterator[str]:
     Yields:
         `str`: In lower case without accents, with underscores in place of spaces.
     """
+    distinct = _distinct_spellings(word)
+    yield from distinct
+    if with_singulars:
+        for spelling in distinct:
+            yield from _irregular_singulars(spelling)
+            # "ss" ends no plural.
+            if spelling.endswith("s") and not spelling.endswith("ss"):
+                yield from _singulars(spelling, _ENDINGS)
+
+
+def irregular_singulars(word: str) -> Iterator[str]:
+    """Write what a word is the plural of, if that follows no rule; WordNet has some of these plurals as words.
+
+    Args:
+        word (`str`): A word or several, such as `"house mice"`.
+
+    Yields:
+        `str`: As `spellings`.
+    """
+    for spelling in _distinct_spellings(word):
+        yield from _irregular_singulars(spelling)
+
+
+def _distinct_spellings(word: str) -> list[str]:
     plain = word.lower()
     if not plain.isascii():
         decomposed = unicodedata.normalize("NFKD", word).lower()
         plain = "".join(letter for letter in decomposed if not unicodedata.combining(letter)).replace("’", "'")
-    joined = "_".join(plain.strip().replace("_", " ").split())
+    joined = "_".join(plain.replace("_", " ").split())
+    if "_" not in joined and "-" not in joined:
+        return [joined]
     variants = (joined, joined.replace("-", "_"), joined.replace("_", "-"), re.sub(r"[_-]", "", joined))
-    distinct = list(dict.fromkeys(variants))
-    yield from distinct
-    if with_singulars:
-        for spelling in distinct:
-            for plural, singular in _ENDINGS:
-                # "ss" ends no plural.
-                if spelling.endswith(plural) and not spelling.endswith("ss"):
-                    yield spelling.removesuffix(plural) + singular
+    return list(dict.fromkeys(variants))
 
 
-__all__ = ["PartOfSpeech", "Synset", "WordNet", "spellings"]
+def _irregular_singulars(spelling: str) -> Iterator[str]:
+    if spelling.endswith(_IRREGULAR_PLURALS):
+        yield from _singulars(spelling, _IRREGULAR_ENDINGS)
+
+
+def _singulars(spelling: str, endings: Sequence[tuple[str, str]]) -> Iterator[str]:
+    for plural, singular in endings:
+        if spelling.endswith(plural):
+            yield spelling.removesuffix(plural) + singular
+
+
+__all__ = ["PartOfSpeech", "Synset", "WordNet", "irregular_singulars", "spellings"]

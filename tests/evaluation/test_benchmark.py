@@ -17,7 +17,7 @@ from datasets import load_dataset
 from PIL import Image
 from transformers import CLIPModel, CLIPProcessor
 
-from clipn_hf import CLIPNModel, DualEncoder, OODDetector, encoders, features
+from clipn_hf import CLIPNModel, DualEncoder, OODDetector, detector_state, encoders, features, verdicts
 from clipn_hf.evaluation import benchmark
 from clipn_hf.evaluation import output as output_module
 from clipn_hf.evaluation.benchmark import SuiteResult, evaluate_suite
@@ -277,7 +277,7 @@ def test_negative_labels_are_mined_as_the_suite_says(
     rows = {record["method"]: record for record in result.records}
     assert rows["mcm"]["negatives"] is None
     found = rows["neglabel"]["negatives"]
-    assert found["count"] == 10
+    assert (found["count"], found["num_groups"], rows["neglabel"]["settings"]["num_groups"]) == (10, 1, None)
     assert found["report"]["candidates"] == 20 and found["report"]["mined"] == 10
     settings = found["settings"]
     # No folder is named.
@@ -317,7 +317,7 @@ def test_the_worst_mistakes_say_what_they_look_like(
     # Other methods are explained by the same negative labels.
     mcm = next(one for one in result.evaluations if (one.record["method"], one.ood_set.name) == ("mcm", "Far"))
     assert mcm.ood_negatives == far.ood_negatives
-    assert ", ".join(f"{one['label']} ({one['score']:.2f})" for one in worst) in text
+    assert verdicts.looks_like(worst) in text
     (alone, *_) = evaluate(suite, encoder, ["mcm"]).evaluations
     assert (alone.id_negatives, alone.ood_negatives) == ({}, {})
 
@@ -490,6 +490,38 @@ def test_labels_are_embedded_once(
     assert prompts == [3, 3]
     evaluate(suite, DualEncoder(again.model, again.processor), ["mcm"], use_cache=False, cache_dir=None)
     assert prompts == [3, 3, 2]
+
+
+def test_scores_and_predictions_take_one_pass(
+    evaluate: Evaluate, suite: dict[str, Any], encoder: DualEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared: list[int] = []
+    compare = detector_state.method_inputs
+
+    def counting(image_embeddings: torch.Tensor, *arguments: Any) -> Any:
+        compared.append(len(image_embeddings))
+        return compare(image_embeddings, *arguments)
+
+    monkeypatch.setattr(detector_state, "method_inputs", counting)
+    result = evaluate(suite, encoder, ["mcm"])
+    sets = [result.records[0]["id_set"], *(record["set"] for record in result.records)]
+    assert compared == [one["images"] for one in sets]
+
+
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_many_labels_are_kept_in_the_cache_that_is_asked_for(
+    evaluate: Evaluate,
+    suite: dict[str, Any],
+    encoder: DualEncoder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    use_cache: bool,
+) -> None:
+    monkeypatch.setenv("CLIPN_HF_CACHE", str(tmp_path / "default"))
+    monkeypatch.setattr(detector_state, "_MANY_TEXTS", 1)
+    evaluate(suite, encoder, ["mcm", "energy"], use_cache=use_cache)
+    assert not (tmp_path / "default").exists()
+    assert (tmp_path / "cache").exists() == use_cache
 
 
 # The same results

@@ -99,17 +99,29 @@ def test_accents_are_left_out() -> None:
 
 @pytest.mark.parametrize("is_ood", [True, None])
 def test_what_a_picture_looks_like_stands_below_it_unless_it_is_known(is_ood: bool | None) -> None:
-    told, silent = (contact_sheet([tile(is_ood, looks_like=text)]) for text in ("jellyfish (0.31)", ""))
+    told, silent = (contact_sheet([tile(is_ood, looks_like=text)]) for text in ("jellyfish", ""))
     assert told.height == silent.height + module._LOOKS_LIKE
     # All else stays where it is; the two lines are ink on the white of the card.
     above = module._MARGIN + module._CARD_HEIGHT - 20
     assert told.crop((0, 0, told.width, above)).tobytes() == silent.crop((0, 0, silent.width, above)).tobytes()
     added = np.asarray(told)[above : above + module._LOOKS_LIKE, module._MARGIN : module._MARGIN + module._CARD]
     assert (added.max(axis=-1) < 100).any()
-    other = contact_sheet([tile(is_ood, looks_like="parachute (0.31)")])
+    other = contact_sheet([tile(is_ood, looks_like="parachute")])
     assert other.size == told.size and other.tobytes() != told.tobytes()
-    known = contact_sheet([tile(False, looks_like="jellyfish (0.31)")])
+    known = contact_sheet([tile(False, looks_like="jellyfish", mass=0.31)])
     assert known.tobytes() == contact_sheet([tile(False)]).tobytes()
+
+
+@pytest.mark.parametrize("label", ["jellyfish", "extraordinarily " * 20, ""])
+def test_the_mass_is_never_cut(label: str) -> None:
+    one, other, none = (contact_sheet([tile(True, looks_like=label or "a", mass=mass)]) for mass in (0.31, 0.87, None))
+    assert one.size == other.size == none.size
+    assert len({one.tobytes(), other.tobytes(), none.tobytes()}) == 3
+    if len(label) > 20:
+        # What is cut ends at the same place, so that only the number differs.
+        changed = np.flatnonzero((np.asarray(one) != np.asarray(other)).any(axis=(0, 2)))
+        assert changed.min() > module._MARGIN + module._CARD // 2
+        assert changed.max() < module._MARGIN + module._CARD
 
 
 def test_all_cards_of_a_section_are_equally_high() -> None:

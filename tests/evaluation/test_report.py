@@ -17,6 +17,7 @@ from PIL import Image
 from clipn_hf.evaluation import figures, report
 from clipn_hf.evaluation.doctor import Finding
 from clipn_hf.evaluation.report import write_report
+from clipn_hf.methods import METHODS
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 
@@ -196,6 +197,7 @@ def test_mistakes_say_what_they_look_like(make_result: Any, tmp_path: Path) -> N
             record={
                 **evaluation.record,
                 "model": {**evaluation.record["model"], "family": "siglip", "logit_bias": -16.5, "is_sigmoid": True},
+                "settings": METHODS["neglabel"].settings,
                 "negatives": {"count": 17_044, "sha256": "8" * 64, "settings": mining, "report": {}},
             },
             id_negatives={int(evaluation.id_scores.argmax()): looks_like},
@@ -205,7 +207,18 @@ def test_mistakes_say_what_they_look_like(make_result: Any, tmp_path: Path) -> N
     text, parsed = write(tmp_path / "report.html", dataclasses.replace(made, evaluations=evaluations))
     assert "<td>&lt;jellyfish&gt; (0.31), parachute (0.12)</td>" in text
     assert "17,044: corpus wordnet, quantile 0.95, filters id_names, synonyms" in parsed.text
+    assert "with their shares among all labels and negative labels at once" in parsed.text
+    # How many groups so many negative labels give, where the settings leave it to them.
+    assert "temperature 0.01, num_groups 100, seed 0" in parsed.text and "None" not in parsed.text
     assert "siglip" in parsed.text and "-16.5, sigmoid loss" in parsed.text
+    # Of no negative label there is enough to be named.
+    nothing = [{"label": "asterisk", "score": 0.0049}, {"label": "calamus", "score": 0.001}]
+    faint = [
+        dataclasses.replace(evaluation, id_negatives=dict.fromkeys(evaluation.id_negatives, nothing))
+        for evaluation in evaluations
+    ]
+    faint_text, _ = write(tmp_path / "report.html", dataclasses.replace(made, evaluations=faint))
+    assert "asterisk" not in faint_text and "<td>none of them</td>" in faint_text
     # The picture says it, too.
     before, after = (
         [source for source in page.sources if source.startswith("data:image/jpeg")] for page in (Page(plain), parsed)

@@ -11,10 +11,7 @@ from typing import Any
 
 import pytest
 
-from clipn_hf import negatives
 from clipn_hf.evaluation.suite import (
-    CORPORA,
-    FILTERS,
     ImageSet,
     Source,
     SuiteLabels,
@@ -128,11 +125,6 @@ def test_defaults() -> None:
     assert load_suite({**SUITE, "negatives": {"corpus": "csp", "filters": None}}).negatives == {"corpus": "csp"}
     # Settings alone go before those of the methods.
     assert load_suite({**SUITE, "negatives": {"fraction": 0.5}}).negatives == {"fraction": 0.5}
-
-
-def test_names_of_corpora_and_filters_are_those_of_the_library() -> None:
-    assert tuple(negatives.CORPORA) == CORPORA
-    assert tuple(negatives.FILTERS) == FILTERS
 
 
 def test_digest_tells_suites_apart(tmp_path: Path) -> None:

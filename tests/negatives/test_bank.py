@@ -1,14 +1,17 @@
 # Copyright 2026 The clipn-hf authors
 # SPDX-License-Identifier: Apache-2.0
 import json
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import normalize
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import CLIPModel, CLIPProcessor
 
 from clipn_hf import DualEncoder, NegativeLabels, PrecomputedEncoder, mine_negative_labels
@@ -73,7 +76,13 @@ def test_each_kind_is_mined_by_itself_in_its_templates(
     torch.testing.assert_close(bank.embeddings, torch.stack([row for _, _, row in found]), rtol=0, atol=2e-6)
     assert bank.embeddings.dtype == torch.float32 and len(bank) == len(found)
     assert bank.mined_for == LABELS
-    assert bank.report == {"candidates": 60, "duplicates": corpus.duplicates, "mined": len(found)}
+    everything = len(load_corpus("wordnet", seed=3))
+    assert bank.report == {
+        "candidates": 60,
+        "drawn_from": everything,
+        "duplicates": corpus.duplicates,
+        "mined": len(found),
+    }
     assert bank.settings == {
         "corpus": "wordnet",
         "corpus_sha256": corpus.sha256,
@@ -162,9 +171,10 @@ def test_negative_labels_that_are_labels_are_named(
 def test_bad_input_is_named(mine: Callable[..., NegativeLabels]) -> None:
     with pytest.raises(ValueError, match="is empty"):
         mine(corpus=[])
-    for filters in ([], ["id_names"]):
-        with pytest.raises(ValueError, match="'list' has nothing but labels"):
-            mine(corpus=["dog", "cat"], filters=filters)
+    # Before the share is looked at, of which 0.15 is less than one.
+    for filters, corpus in (([], ["dog", "cat"]), (["id_names"], ["dog", "cat"]), ([], ["Dogs", "CAT"])):
+        with pytest.raises(ValueError, match="'own list' has nothing but labels"):
+            mine(corpus=corpus, filters=filters)
     with pytest.raises(ValueError, match=r"None of the 3 candidates.*\(id_names dropped 2, hyponyms dropped 1\)"):
         mine(corpus=["Dog", "cats", "dachshund"], filters=["id_names", "hyponyms"])
     with pytest.raises(ValueError, match=r"None of the 2 candidates.*\(max_similarity dropped 2\)"):
@@ -178,10 +188,60 @@ def test_bad_input_is_named(mine: Callable[..., NegativeLabels]) -> None:
         mine(max_similarity=1.5)
     with pytest.raises(ValueError, match="`filters` must be among id_names"):
         mine(filters=["names"])
+    for wrong in (None, 3, [3]):
+        with pytest.raises(TypeError, match="`filters` must .* names among id_names"):
+            mine(filters=wrong)
+    for name, wrong in (("max_candidates", 2.5), ("max_candidates", True), ("seed", "1"), ("max_similarity", "1")):
+        with pytest.raises(TypeError, match=f"`{name}` must be a .*number.*, got"):
+            mine(**{name: wrong})
     with pytest.raises(ValueError, match="`labels` is empty"):
         mine(labels=[])
     with pytest.raises(TypeError, match="`model` must be a DualEncoder, .* got int"):
         NegativeLabels.mine(3, LABELS)
+
+
+def test_numbers_may_be_those_of_numpy(mine: Callable[..., NegativeLabels]) -> None:
+    one = mine(
+        quantile=np.float64(0.5), fraction=np.float32(0.5), max_similarity=np.float64(1), max_candidates=np.int64(8)
+    )
+    json.dumps(one.settings)
+    assert same(one, mine(quantile=0.5, fraction=0.5, max_similarity=1, max_candidates=8))
+
+
+def test_embeddings_are_not_copied(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    count, dim = 100_000, 64
+    words = [f"word {place}" for place in range(count)]
+    kinds = ["noun", "compound"] * (count // 2)
+    encoder = precomputed(cat=[1.0] + [0.0] * (dim - 1))
+    embeddings = torch.zeros(count + 1, dim)
+    embeddings[0, 0] = 1
+    embeddings[range(1, count + 1), torch.arange(count) % dim] = 1
+    monkeypatch.setattr("clipn_hf.negatives.bank._embed", lambda *_, **__: embeddings)
+    # Chunks of a few rows
+    monkeypatch.setattr("clipn_hf.negatives.mining._CHUNK_COSINES", 2**16)
+    largest = []
+
+    class Largest(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            result = func(*args, **(kwargs or {}))
+            results = result if isinstance(result, tuple | list) else [result]
+            largest.append(max((one.numel() for one in results if isinstance(one, torch.Tensor)), default=0))
+            return result
+
+    with Largest():
+        bank = NegativeLabels.mine(encoder, ["cat"], Corpus("mine", tuple(words), tuple(kinds)), fraction=0.01)
+    assert len(bank) == count // 100
+    # That many numbers say how near candidates are; their embeddings are 64 times as many.
+    assert max(largest) <= 2 * count
+    # The checks of a bank look at all, and what is written is no copy.
+    whole = NegativeLabels(words, normalize(embeddings[1:], dim=-1), kinds)
+    tracemalloc.start()
+    whole.save(tmp_path / "negatives.safetensors")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < whole.embeddings.numel() * 4
+    assert torch.equal(NegativeLabels.load(tmp_path / "negatives.safetensors").embeddings, whole.embeddings)
+    assert torch.equal(load_file(tmp_path / "negatives.safetensors")["embeddings"], whole.embeddings)
 
 
 def test_one_negative_label_is_enough(mine: Callable[..., NegativeLabels]) -> None:
@@ -226,7 +286,7 @@ def test_texts_are_taken_as_they_are(encoder: DualEncoder) -> None:
     assert NegativeLabels.from_texts(encoder, texts).settings["templates"] == NICE
     with pytest.raises(ValueError, match=r"`texts` has 2 of the labels \('Cat', 'dog'\)"):
         NegativeLabels.from_texts(encoder, ["Cat", "lamp", "dog"], LABELS)
-    with pytest.raises(ValueError, match="`texts` contains 'lamp' twice"):
+    with pytest.raises(ValueError, match=r"`texts` contains 'lamp' twice \(.*\); each must be another one, remove"):
         NegativeLabels.from_texts(encoder, ["lamp", "lamp"])
     with pytest.raises(ValueError, match="`texts` is empty"):
         NegativeLabels.from_texts(encoder, [])
@@ -255,7 +315,7 @@ def test_banks_are_renewed(encoder: DualEncoder, mine: Callable[..., NegativeLab
     with pytest.raises(ValueError, match="names.txt\\) that are gone; give the candidates again"):
         bank.renew(encoder, ["lamp"])
     from_list = mine(**arguments)
-    with pytest.raises(ValueError, match=r"\(list\) that are gone"):
+    with pytest.raises(ValueError, match=r"\(own list\) that are gone"):
         from_list.renew(encoder, ["lamp"])
     assert from_list.renew(encoder, ["lamp"], corpus=WORDS, use_cache=False).mined_for == ["lamp"]
     texts = NegativeLabels.from_texts(encoder, WORDS, templates=["a {}"])
@@ -290,7 +350,7 @@ def test_files_hold_everything(mine: Callable[..., NegativeLabels], tmp_path: Pa
     assert same(NegativeLabels.from_tensors(tensors), bank)
     json.dumps(bank.describe())
     assert bank.describe()["count"] == 11 and bank.describe()["kinds"] == {"text": 11}
-    assert "NegativeLabels(11 from 'list': " in repr(bank)
+    assert "NegativeLabels(11 from 'own list': " in repr(bank)
 
     names = tmp_path / "negatives.txt"
     bank.save(names)

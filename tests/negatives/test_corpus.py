@@ -77,9 +77,9 @@ def test_a_text_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("wrap", [list, tuple, iter, lambda texts: Dataset.from_dict({"name": texts})["name"]])
 def test_texts_in_whatever_they_come(wrap: Any) -> None:
-    corpus = load_corpus(wrap(["ice_cream", "dog", "ice cream"]))
+    corpus = load_corpus(wrap(["ice_cream", "dog", "ice cream", " dog", "dog "]))
     assert corpus.words == ("ice cream", "dog")
-    assert corpus.duplicates == 1
+    assert corpus.duplicates == 3 and corpus.name == "own list"
     assert corpus.sha256 == load_corpus(["ice cream", "dog"]).sha256 != load_corpus(["dog", "ice cream"]).sha256
 
 
@@ -112,6 +112,7 @@ def test_fewer_candidates_are_drawn_in_proportion() -> None:
         assert len(drawn) == count and abs(counts["noun"] - 2 / 3 * count) < 1
         assert [word for word in words if word in drawn.words] == list(drawn.words)
         assert drawn == load_corpus(whole, max_candidates=count)
+        assert (drawn.drawn_from, drawn.duplicates) == (90, 5)
     assert load_corpus(whole, max_candidates=90) == whole
     assert load_corpus(whole, 1, 30).words != load_corpus(whole, 0, 30).words
 

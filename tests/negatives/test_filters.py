@@ -1,9 +1,11 @@
 # Copyright 2026 The clipn-hf authors
 # SPDX-License-Identifier: Apache-2.0
+from collections.abc import Iterator
+
 import pytest
 
 from clipn_hf.negatives import FILTERS, filter_candidates
-from clipn_hf.negatives.filters import unknown_labels
+from clipn_hf.negatives.filters import are_labels, unknown_labels
 
 
 def dropped(name: str, words: list[str], labels: list[str]) -> set[str]:
@@ -24,6 +26,19 @@ def dropped(name: str, words: list[str], labels: list[str]) -> set[str]:
         # WordNet has these as they are, so they are no plurals.
         ("glass", [], ["glasses"]),
         ("bus", ["buses", "Bus"], ["bu"]),
+        ("mouse", ["mice"], ["moose"]),
+        ("house mice", ["house mouse"], ["mice"]),
+        ("goose", ["geese"], []),
+        ("children", ["child"], []),
+        ("leaf", ["leaves"], ["leave"]),
+        ("knife", ["knives"], []),
+        # WordNet has these plurals, too.
+        ("man", ["men", "Men"], ["woman", "women"]),
+        ("foot", ["feet"], []),
+        ("tooth", ["teeth"], []),
+        ("teeth", ["tooth"], []),
+        ("ox", ["oxen"], []),
+        ("wolf", ["wolves"], []),
         ("Qualle", ["qualle"], ["Quallen"]),
     ],
 )
@@ -37,6 +52,10 @@ def test_id_names(label: str, same: list[str], others: list[str]) -> None:
         ("sofa", ["couch", "sofa", "lounge"], ["seat", "bed"]),
         # A machine is a car in a rarer sense.
         ("car", ["automobile", "motorcar", "auto"], ["machine", "truck"]),
+        # A show-off first, and something to eat
+        ("hot dog", ["hotdog", "frankfurter", "frank", "wiener", "weenie"], ["dog", "hamburger"]),
+        # Not what is called so on a board alone
+        ("man", ["adult male"], ["woman"]),
         # Its first sense is a plant.
         ("red fox", ["Vulpes vulpes", "Vulpes fulva"], ["fox"]),
         ("Hund", [], ["dog"]),
@@ -53,7 +72,12 @@ def test_synonyms(label: str, same: list[str], others: list[str]) -> None:
         ("dog", ["dachshund", "poodles", "Siberian husky", "boxer"], ["dog", "wolf", "toy", "hot dog", "dog collar"]),
         ("bird", ["turkey", "robin", "ostrich", "owl"], ["bat", "airplane", "feather"]),
         # Lions are cats in a rarer sense.
-        ("cat", ["tabby", "Persian cat"], ["lion", "tiger", "kitten", "cat's-paw"]),
+        ("cat", ["tabby", "Persian cat", "lion", "tiger"], ["kitten", "cat's-paw", "dog"]),
+        # The bird and the machine
+        ("crane", ["davit", "whooping crane"], ["crane", "heron"]),
+        ("crane (bird)", ["whooping crane"], ["davit"]),
+        # Several names tell which one is meant.
+        ("cat, true cat", ["tabby"], ["lion"]),
         ("sports car", [], ["car", "coupe"]),
         ("Hund", [], ["dachshund"]),
     ],
@@ -65,6 +89,7 @@ def test_hyponyms(label: str, kinds: list[str], others: list[str]) -> None:
 def test_hypernyms() -> None:
     words = ["canine", "animal", "mammal", "entity", "dog", "poodle", "cat", "friend"]
     assert dropped("hypernyms", words, ["dog"]) == {"canine", "animal", "mammal", "entity"}
+    assert dropped("hypernyms", ["food", "organism", "person"], ["hot dog"]) == {"food"}
     assert dropped("hypernyms", words, ["poodle", "Hund"]) == {"canine", "animal", "mammal", "entity", "dog"}
 
 
@@ -90,6 +115,19 @@ def test_relations_of_nouns_are_not_asked_of_adjectives() -> None:
     words, kinds = ["orange", "orange", "orange"], ["noun", "adjective", "compound"]
     assert filter_candidates(words, kinds, ["orange"], ["synonyms"]) == ([1, 2], {"synonyms": 1})
     assert filter_candidates(words, kinds, ["orange"], ["id_names"]) == ([], {"id_names": 3})
+
+
+def test_words_that_are_all_labels() -> None:
+    looked_at = []
+
+    def words() -> Iterator[str]:
+        for word in ("Dogs", "cat", "lamp", "tree"):
+            looked_at.append(word)
+            yield word
+
+    assert not are_labels(words(), ["dog", "cat"])
+    assert looked_at == ["Dogs", "cat", "lamp"]
+    assert are_labels(["DOGS", "mice"], ["dog", "mouse"])
 
 
 def test_unknown_labels_and_filters() -> None:

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -97,3 +98,13 @@ def test_bad_input_is_named() -> None:
         mine_negative_labels(good, good[:, :2])
     with pytest.raises(ValueError, match="NaN or infinite"):
         mine_negative_labels(good, good / torch.tensor([1.0, 0.0, 1.0]) * 0)
+
+
+def test_numbers_of_numpy_and_chosen_rows() -> None:
+    generator = torch.Generator().manual_seed(0)
+    id_text, candidates = torch.randn(5, 8, generator=generator), torch.randn(40, 8, generator=generator)
+    chosen = mine_negative_labels(id_text, candidates, np.float32(0.5), np.float32(0.25))
+    assert torch.equal(chosen, mine_negative_labels(id_text, candidates, 0.5, 0.25))
+    rows = torch.tensor([7, 3, 39])
+    nearness = quantile_similarity(id_text, candidates, 0.5, rows)
+    torch.testing.assert_close(nearness, quantile_similarity(id_text, candidates[rows], 0.5))

@@ -28,8 +28,9 @@ from ..detector import LabelScore, OODDetector
 from ..encoders import DualEncoder, PrecomputedEncoder
 from ..features import cached_class_embeddings, describe_skipped, extract_features
 from ..methods import METHODS, NEEDS, Method, Need
-from ..negatives import CORPORA, Corpus, load_corpus
-from ..negatives.corpus import Kind
+from ..methods.neglabel import effective_settings
+from ..negative_settings import CORPORA, Kind
+from ..negatives import Corpus, load_corpus
 from .doctor import Finding, examine_images, examine_labels, format_findings
 from .output import REPORT_NAME, SuiteResult, write_output
 from .results import (
@@ -289,10 +290,12 @@ class _Run:
         """Embed labels, or find their embeddings on disk.
 
         Returns:
-            `Callable`: Puts the embeddings where detectors look for them. It has room for some label sets alone.
+            `Callable`: Puts the embeddings where detectors look for them, which otherwise would look into the cache of
+            this machine, whatever cache is asked for. It has room for some label sets alone.
         """
-        if not isinstance(encoder, DualEncoder) or not self.features["use_cache"]:
+        if not isinstance(encoder, DualEncoder):
             return lambda: None
+        circumstances = {name: self.features[name] for name in ("cache_dir", "use_cache", "progress")}
         # The templates that labels are put into, and whether for a "no" encoder, too.
         wanted: dict[tuple[tuple[str, ...], tuple[str, ...]], bool] = {}
         for method in (METHODS[name] for name in names):
@@ -305,9 +308,7 @@ class _Run:
         remember = []
         for (yes, no), needs_no in wanted.items():
             both = list(yes), list(no)
-            embeddings = cached_class_embeddings(
-                encoder, data.labels, *both, use_no_encoder=needs_no, cache_dir=self.features["cache_dir"]
-            )
+            embeddings = cached_class_embeddings(encoder, data.labels, *both, use_no_encoder=needs_no, **circumstances)
             remember.append(partial(encoder.remember_class_embeddings, data.labels, *embeddings, *both))
 
         def recall() -> None:
@@ -551,7 +552,7 @@ def _check_new(detector: OODDetector, embedded: _Embedded) -> None:
 
 
 def _score(detector: OODDetector, embedded: _Embedded, explainer: OODDetector | None) -> _Scored:
-    scores, predictions = detector.score(embedded.embeddings), detector.predict(embedded.embeddings)
+    scores, predictions = detector.score_and_predict(embedded.embeddings)
     negatives: dict[int, list[LabelScore]] = {}
     if explainer is not None:
         # The worst mistakes are the highest scores of ID images and the lowest ones of others.
@@ -605,9 +606,12 @@ def _describe_negatives(detector: OODDetector) -> dict[str, Any]:
     elif isinstance(corpus, str) and corpus not in CORPORA:
         # A path would name folders of this machine; the digest tells files of one name apart.
         settings["corpus"] = Path(corpus).name
+    # Which depends on how many there are, unless it is set.
+    in_effect = effective_settings(detector.settings, len(bank.labels))
     return {
         "count": len(bank.labels),
         "sha256": json_digest(bank.labels),
+        **({"num_groups": in_effect["num_groups"]} if "num_groups" in in_effect else {}),
         "settings": settings,
         "report": dict(bank.report),
     }

@@ -49,7 +49,8 @@ class Tile:
         group (`str`, *optional*, defaults to `""`): Heading of the section that the picture belongs to.
         word (`str`, *optional*): What the verdict is called, by default as `VERDICTS` says.
         looks_like (`str`, *optional*, defaults to `""`):
-            Negative labels that the picture looks most like, such as "jellyfish (0.31)"; shown unless it is known.
+            The negative label that the picture looks most like, such as "jellyfish"; shown unless it is known.
+        mass (`float`, *optional*): The probability of that label, written after it.
     """
 
     image: Image.Image
@@ -60,6 +61,7 @@ class Tile:
     group: str = ""
     word: str | None = None
     looks_like: str = ""
+    mass: float | None = None
 
 
 def contact_sheet(
@@ -164,7 +166,8 @@ def _draw_card(sheet: Image.Image, left: int, top: int, height: int, tile: Tile)
     if _says_what(tile):
         width = _CARD - 20
         _write(sheet, left + 10, band_bottom + 78, "looks like", size=20, width=width, color=_FADED, center=True)
-        _write(sheet, left + 10, band_bottom + 102, tile.looks_like, size=24, width=width, center=True)
+        mass = "" if tile.mass is None else f" ({tile.mass:.2f})"
+        _write(sheet, left + 10, band_bottom + 103, tile.looks_like, size=22, width=width, center=True, end=mass)
     if tile.correct is False:
         sheet.paste("white", (left + _CARD - 36, top - 12), _cross()[0])
         sheet.paste(_INK, (left + _CARD - 36, top - 12), _cross()[1])
@@ -181,16 +184,19 @@ def _write(
     color: str = _INK,
     bold: bool = False,
     center: bool = False,
+    end: str = "",
 ) -> None:
+    """Write a line of text, of which what does not fit is cut; `end` comes after it and stays whole."""
     font = _font(size)
     text = _drawable(text)
     # One weight is all there is: an outline of the same colour makes the bold one.
     stroke = size / 40 if bold else 0
-    if font.getlength(text) > width:
+    if font.getlength(text + end) > width:
         text = text[:width]  # Every letter is at least one pixel wide.
-        while text and font.getlength(f"{text}…") > width:
+        while text and font.getlength(f"{text}…{end}") > width:
             text = text[:-1]
         text = f"{text.rstrip()}…"
+    text += end
     if center:
         left += round((width - font.getlength(text)) / 2)
     ImageDraw.Draw(sheet).text((left, top), text, fill=color, font=font, stroke_width=stroke)

@@ -22,6 +22,8 @@ import numpy as np
 
 from ..files import atomic_path
 from ..images import ImageError, image_of, load_image
+from ..methods.neglabel import effective_settings
+from ..verdicts import looks_like, telling_negatives
 from .contact_sheet import Tile, contact_sheet, fit_picture
 from .figures import MISSING, draw_heat_map, draw_histograms, draw_risk_coverage, draw_roc, threshold_at
 from .published import published_results
@@ -437,7 +439,9 @@ def _set_details(
     introduction = (
         "The worst mistakes of the best method of each model. A picture that scores above the threshold which keeps "
         "95 % of the ID images counts as unknown; a cross marks wrong verdicts, the label is the nearest one. Where a "
-        "method of the evaluation has negative labels, it says which of them a picture looks like."
+        "method of the evaluation has negative labels, it says which of them a picture looks like, with their shares "
+        "among all labels and negative labels at once; where a score compares the labels with one group of negative "
+        "labels after the other, it may be lower than such a share."
     )
     return _section("Sets and their worst mistakes", _paragraph(f"{introduction}{left}{of_seed}", "note"), *parts)
 
@@ -464,20 +468,36 @@ def _mistakes(evaluation: "Evaluation", name: tuple[str, str], max_tiles: int, o
         if len(lines) == max_tiles:
             break
         row, score, label = int(rows[index]), float(scores[index]), evaluation.labels[int(predictions[index])]
-        looks_like = [f"{one['label']} ({one['score']:.2f})" for one in negatives.get(int(index), ())]
+        own_negatives = negatives.get(int(index), ())
+        first = next(iter(telling_negatives(own_negatives)), None)
         if data.images is not None:
             try:
                 picture = fit_picture(load_image(image_of(data.images[row])))
             except (ImageError, OSError, ValueError, TypeError, LookupError):
                 continue
             is_ood = score > threshold
-            tiles.append(
-                Tile(picture, is_ood, score, label, correct=is_ood != of_id, looks_like="".join(looks_like[:1]))
+            tile = Tile(
+                picture,
+                is_ood,
+                score,
+                label,
+                correct=is_ood != of_id,
+                looks_like="" if first is None else first["label"],
+                mass=None if first is None else first["score"],
             )
+            tiles.append(tile)
         own = data.class_names[row] if data.class_names is not None else ""
         if of_id and not own:
             own = evaluation.labels[int(evaluation.id_labels[index])]
-        lines.append([data.names[row], f"{score:.4f}", label, own or "", ", ".join(looks_like)])
+        lines.append(
+            [
+                data.names[row],
+                f"{score:.4f}",
+                label,
+                own or "",
+                looks_like(own_negatives) or ("none of them" if own_negatives else ""),
+            ]
+        )
     if not lines:
         return ""
     header = ["image", "score", "nearest label", "class", "looks like"]
@@ -560,7 +580,7 @@ def _set_up(result: ReportedResult, records: Sequence[Mapping[str, Any]]) -> str
             [
                 [
                     record["method"],
-                    ", ".join(f"{key} {value}" for key, value in record["settings"].items()),
+                    _describe_settings(own),
                     *(_listed(record.get(key) or [], 10) for key in ("templates", "no_templates")),
                     f"{record['fit_set']['name']}, {record['fit_set']['images']:,} images"
                     if record.get("fit_set")
@@ -579,6 +599,15 @@ def _set_up(result: ReportedResult, records: Sequence[Mapping[str, Any]]) -> str
         skipped = "".join(f"<li>{_escape(reason)}</li>" for reason in result.skipped)
         parts.append(f"<h3>Skipped</h3>\n<ul>{skipped}</ul>\n")
     return _section("Set-up", *parts)
+
+
+def _describe_settings(records: Sequence[Mapping[str, Any]]) -> str:
+    """Say by which settings a method judged, with the number of groups that its negative labels gave."""
+    settings = dict(records[0]["settings"])
+    counts = [record["negatives"]["count"] for record in records if record.get("negatives")]
+    if counts and settings.get("num_groups", 0) is None:
+        settings["num_groups"] = _span([effective_settings(settings, count)["num_groups"] for count in counts])
+    return ", ".join(f"{name} {'automatic' if value is None else value}" for name, value in settings.items())
 
 
 def _describe_negatives(records: Sequence[Mapping[str, Any]]) -> str:

@@ -23,8 +23,8 @@ import safetensors
 from PIL import Image
 
 from ..images import ImageError, find_images, image_of, load_image, undecoded
+from ..negative_settings import CORPORA
 from .suite import (
-    CORPORA,
     TEXT_FEATURES,
     ImageSet,
     Source,

@@ -18,15 +18,13 @@ from typing import Any
 
 import yaml
 
+from ..negative_settings import CORPORA, FILTERS
 from ..prompts import validate_labels, validate_templates
 from ..script_arguments import read_config
 
 GROUPS = ("near", "far")  # Of OOD sets.
 
 TEXT_FEATURES = "text_features"  # The corpus of all names that a suite of features has embeddings of.
-# What `clipn_hf.negatives` knows, which cannot be asked here: suites are listed without torch.
-CORPORA = ("wordnet", "wordnet-nouns", "wordnet-adjectives", "csp")
-FILTERS = ("id_names", "synonyms", "hyponyms", "hypernyms", "proper_nouns")
 
 _FOLDER = Path(__file__).parent
 _SUITES = _FOLDER / "suites"
@@ -815,8 +813,6 @@ def _one_template(bank: _Section) -> str:
 
 
 __all__ = [
-    "CORPORA",
-    "FILTERS",
     "GROUPS",
     "TEXT_FEATURES",
     "ImageSet",

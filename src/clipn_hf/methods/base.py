@@ -40,7 +40,7 @@ class MethodInputs:
     Args:
         similarity (`torch.Tensor` of shape `(batch, classes)`): Cosines between images and class texts, in [-1, 1].
         logits (`torch.Tensor` of shape `(batch, classes)`):
-            The cosines times `logit_scale.exp()`, plus the logit bias of models that have one.
+            The cosines times the logit scale, plus the logit bias of models that have one.
         no_logits (`torch.Tensor` of shape `(batch, classes)`, *optional*):
             The same for the "no" texts; None unless the method needs them.
         image_embeddings (`torch.Tensor` of shape `(batch, dim)`, *optional*): Those of the images, of unit norm.

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Conjugated semantic pool: negative labels that are adjectives with superclasses, such as "white creature"."""
 
+from ..negative_settings import TEMPLATES
 from .base import Method
 from .neglabel import score_by_negatives
 
@@ -11,6 +12,6 @@ CSP = Method(
     reference="2410.08611",
     needs=frozenset({"global", "negatives"}),
     score=score_by_negatives,
-    templates=("The nice {}.",),
+    templates=TEMPLATES,
     mining={"corpus": "csp", "quantile": 1.0, "max_similarity": 0.95},
 )

@@ -4,6 +4,7 @@
 
 from typing import TYPE_CHECKING
 
+from ..negative_settings import TEMPLATES
 from .base import Method, MethodInputs
 from .neglabel import score_by_negatives
 
@@ -64,7 +65,7 @@ NEGREFINE = Method(
     reference="2507.09795",
     needs=frozenset({"global", "negatives", "text_encoder"}),
     score=_score,
-    templates=("The nice {}.",),
+    templates=TEMPLATES,
     mining={
         "corpus": "csp",
         "quantile": 1.0,

@@ -6,9 +6,10 @@ NegLabel (Jiang et al., ICLR 2024, arXiv 2403.20078) mines them from the nouns a
 text embeddings are the most distant from the labels. Scores then compare an image with both.
 """
 
+from ..negative_settings import CORPORA, FILTERS
 from .bank import NegativeLabels
-from .corpus import CORPORA, EXCLUDED_CATEGORIES, SUPERCLASSES, Corpus, load_corpus
-from .filters import FILTERS, filter_candidates
+from .corpus import EXCLUDED_CATEGORIES, SUPERCLASSES, Corpus, load_corpus
+from .filters import filter_candidates
 from .mining import mine_negative_labels
 
 __all__ = [

@@ -9,12 +9,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 from transformers.utils import logging
 
@@ -23,20 +23,18 @@ from ..encoders import ALIGNMENT, DualEncoder, PrecomputedEncoder
 from ..feature_cache import bank_file, default_cache_dir
 from ..features import cached_class_embeddings
 from ..files import atomic_path
+from ..negative_settings import ADJECTIVE_TEMPLATES, CORPORA, TEMPLATES
 from ..prompts import validate_labels, validate_templates
-from .corpus import CORPORA, Corpus, load_corpus
-from .filters import check_filters, filter_candidates, same_names, unknown_labels
+from .corpus import Corpus, load_corpus
+from .filters import are_labels, check_filters, filter_candidates, same_names, unknown_labels
 from .mining import check_share, most_distant, quantile_similarity
 
 logger = logging.get_logger(__name__)
 
-TEMPLATES = ("The nice {}.",)
-"""What NegLabel puts labels and nouns into."""
-
-ADJECTIVE_TEMPLATES = ("This is a {} photo",)
-"""What NegLabel puts adjectives into."""
-
 _FORMAT = "clipn_hf negatives 1"
+# To be raised whenever other candidates would be chosen by the same settings.
+_RULES = 1
+_DTYPES = {torch.float32: "F32", torch.uint8: "U8"}
 _MAX_NAMED = 3
 # What tells text encoders apart but for rounding
 _IDENTITY = ("weights", "modules", "config", "adapters", "tokenizer", "max_length")
@@ -151,7 +149,7 @@ class NegativeLabels:
 
         Raises:
             OSError: There is no such corpus or model.
-            TypeError: `model`, `labels` or `corpus` is of another type.
+            TypeError: `model`, `labels`, `corpus`, `filters` or a number is of another type.
             ValueError:
                 The corpus is empty or has nothing but labels, nothing is left of it, a filter is unknown, a number is
                 out of range, or a [`PrecomputedEncoder`] lacks a text or has other templates.
@@ -168,15 +166,15 @@ class NegativeLabels:
         """
         check_share("quantile", quantile)
         check_share("fraction", fraction)
-        if max_similarity is not None and not -1 <= max_similarity <= 1:
-            raise ValueError(f"`max_similarity` must be a cosine between -1 and 1, got {max_similarity}.")
+        if max_similarity is not None:
+            _check_cosine(max_similarity)
         labels = validate_labels(labels)
         filters = check_filters(filters)
         candidates = load_corpus(corpus, seed, max_candidates)
-        if not set(candidates.words).difference(labels):
+        if are_labels(candidates.words, labels):
             raise ValueError(
-                f"The corpus {candidates.name!r} has nothing but labels; give candidates that are none, or use "
-                'corpus="wordnet".'
+                f"The corpus {candidates.name!r} has nothing but labels ({_shown(candidates.words)}); give candidates "
+                'that are none, or use corpus="wordnet".'
             )
         encoder = _as_encoder(model)
         own_templates, own_adjective_templates = _templates(encoder, templates, adjective_templates)
@@ -185,12 +183,12 @@ class NegativeLabels:
             "corpus_sha256": candidates.sha256,
             "templates": own_templates,
             "adjective_templates": own_adjective_templates,
-            "quantile": quantile,
-            "fraction": fraction,
+            "quantile": float(quantile),
+            "fraction": float(fraction),
             "filters": list(filters),
-            "max_similarity": max_similarity,
-            "max_candidates": max_candidates,
-            "seed": seed,
+            "max_similarity": None if max_similarity is None else float(max_similarity),
+            "max_candidates": None if max_candidates is None else int(max_candidates),
+            "seed": int(seed),
         }
         _warn_of_unknown(labels, filters)
         file = None
@@ -198,7 +196,7 @@ class NegativeLabels:
             folder = default_cache_dir() if cache_dir is None else cache_dir
             encoder_settings = _encoder_settings(encoder)
             key = settings_digest(
-                {"format": _FORMAT, "encoder": encoder_settings, "labels": labels, "mining": settings}
+                {"format": _FORMAT, "rules": _RULES, "encoder": encoder_settings, "labels": labels, "mining": settings}
             )
             file = bank_file(folder, key)
             if (bank := _read_cached(file, key)) is not None:
@@ -466,43 +464,47 @@ def _mine(
     use_cache: bool,
     progress: bool,
 ) -> NegativeLabels:
-    left, dropped = filter_candidates(candidates.words, candidates.kinds, labels, settings["filters"])
-    report = {"candidates": len(candidates), "duplicates": candidates.duplicates, **dropped}
+    left, dropped = filter_candidates(
+        candidates.words, candidates.kinds, labels, settings["filters"], progress=progress
+    )
+    report = {"candidates": len(candidates)}
+    if candidates.drawn_from is not None:
+        report["drawn_from"] = candidates.drawn_from
+    report |= {"duplicates": candidates.duplicates, **dropped}
     embed = partial(_embed, encoder, cache_dir=cache_dir, use_cache=use_cache, progress=progress, warn=False)
-    places: dict[str, list[int]] = {"texts": [], "adjectives": []}
+    places: dict[str, list[int]] = {}
     for place in left:
-        places["adjectives" if candidates.kinds[place] == "adjective" else "texts"].append(place)
-    # All at once, because each call reads the cache.
-    texts = dict.fromkeys([*labels, *(candidates.words[place] for place in places["texts"])])
-    rows = {text: row for row, text in enumerate(texts)}
-    embeddings = embed(list(texts), settings["templates"])
-    id_text = embeddings[: len(labels)]
+        places.setdefault(candidates.kinds[place], []).append(place)
+    # Adjectives come last, because they are put into other templates; before, other embeddings can go.
+    kinds = sorted(places, key=lambda kind: kind == "adjective")
+    # Labels and candidates at once, because each call reads the cache.
+    texts = [*labels, *(candidates.words[place] for kind in kinds if kind != "adjective" for place in places[kind])]
+    row_of = {text: row for row, text in enumerate(dict.fromkeys(texts))}
+    embeddings = embed(list(row_of), settings["templates"])
+    id_text = embeddings[: len(labels)].clone()
     found_places: list[int] = []
     found_embeddings: list[Tensor] = []
     too_similar = 0
-    for group, of_group in places.items():
-        if not of_group:
-            continue
-        words = [candidates.words[place] for place in of_group]
-        if group == "adjectives":
-            of_words = embed(words, settings["adjective_templates"])
+    for kind in kinds:
+        of_kind = places[kind]
+        rows = None
+        if kind == "adjective":
+            del embeddings
+            embeddings = embed([candidates.words[place] for place in of_kind], settings["adjective_templates"])
         else:
-            # Candidates come in the order of the texts, but those that are labels are at the beginning.
-            of_words = embeddings[[rows[word] for word in words]]
-        for kind in dict.fromkeys(candidates.kinds[place] for place in of_group):
-            of_kind = torch.tensor([row for row, place in enumerate(of_group) if candidates.kinds[place] == kind])
-            bank = of_words[of_kind]
-            nearness = quantile_similarity(id_text, bank, settings["quantile"], progress=progress)
-            chosen = most_distant(nearness, settings["fraction"])
-            if settings["max_similarity"] is not None:
-                nearest = nearness if settings["quantile"] == 1 else quantile_similarity(id_text, bank, 1.0)
-                is_similar = nearest > settings["max_similarity"]
-                too_similar += int(is_similar.sum())
-                # The fraction is of all, as in the published code, which puts these last.
-                order = most_distant(nearness, 1.0)
-                chosen = order[~is_similar[order]][: len(chosen)]
-            found_embeddings.append(bank[chosen])
-            found_places += [of_group[row] for row in of_kind[chosen].tolist()]
+            # Embeddings are many. What has been chosen is copied alone.
+            rows = torch.tensor([row_of[candidates.words[place]] for place in of_kind])
+        nearness = quantile_similarity(id_text, embeddings, settings["quantile"], rows, progress=progress)
+        chosen = most_distant(nearness, settings["fraction"])
+        if settings["max_similarity"] is not None:
+            nearest = nearness if settings["quantile"] == 1 else quantile_similarity(id_text, embeddings, 1.0, rows)
+            is_similar = nearest > settings["max_similarity"]
+            too_similar += int(is_similar.sum())
+            # The fraction is of all, as in the published code, which puts these last.
+            order = most_distant(nearness, 1.0)
+            chosen = order[~is_similar[order]][: len(chosen)]
+        found_embeddings.append(embeddings[chosen if rows is None else rows[chosen]])
+        found_places += [of_kind[row] for row in chosen.tolist()]
     if settings["max_similarity"] is not None:
         report["max_similarity"] = too_similar
     report["mined"] = len(found_places)
@@ -528,12 +530,22 @@ def _refuse_nothing(candidates: Corpus, report: Mapping[str, int], left: int, fr
     reasons = [
         f"{name} dropped {count}"
         for name, count in report.items()
-        if name not in ("candidates", "duplicates", "mined")
+        if name not in ("candidates", "drawn_from", "duplicates", "mined")
     ]
     raise ValueError(
         f"None of the {len(candidates)} candidates in the corpus {candidates.name!r} is left ({', '.join(reasons)}); "
         "leave out filters, raise `max_similarity`, or give other candidates."
     )
+
+
+def _check_cosine(max_similarity: object) -> None:
+    if isinstance(max_similarity, bool) or not isinstance(max_similarity, Real):
+        raise TypeError(
+            f"`max_similarity` must be a number between -1 and 1, got {type(max_similarity).__name__}: "
+            f"{max_similarity!r}."
+        )
+    if not -1 <= float(max_similarity) <= 1:
+        raise ValueError(f"`max_similarity` must be a cosine between -1 and 1, got {max_similarity}.")
 
 
 def _as_encoder(model: Any) -> Encoder:
@@ -636,16 +648,23 @@ def _aligned(embeddings: Tensor) -> Tensor:
 
 def _write(bank: NegativeLabels, path: Path, metadata: Mapping[str, str]) -> None:
     tensors = bank.to_tensors()
-    # The header is filled up, so that a memory map has the embeddings, which come first, at an aligned address.
-    padding = ""
-    for _ in range(2):
-        content = save(tensors, {"format": _FORMAT, **metadata, "padding": padding})
-        start = 8 + int.from_bytes(content[:8], "little")
-        padding = " " * (-start % ALIGNMENT)
-        if not padding:
-            break
-    with atomic_path(path) as incomplete:
-        incomplete.write_bytes(content)
+    entries: dict[str, Any] = {"__metadata__": {"format": _FORMAT, **metadata}}
+    end = 0
+    for name, tensor in tensors.items():
+        start, end = end, end + tensor.numel() * tensor.element_size()
+        entries[name] = {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+    header = json.dumps(entries).encode()
+    # Filled up, so that a memory map has the embeddings, which come first, at an aligned address.
+    header += b" " * (-(8 + len(header)) % ALIGNMENT)
+    # As safetensors does, but without a copy of all embeddings.
+    with atomic_path(path) as incomplete, incomplete.open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        for tensor in tensors.values():
+            file.write(_bytes_of(tensor))
+
+
+def _bytes_of(tensor: Tensor) -> memoryview:
+    return tensor.detach().contiguous().view(-1).view(torch.uint8).numpy().data
 
 
 def _read(path: Path) -> tuple[NegativeLabels, dict[str, str]]:
@@ -692,8 +711,8 @@ def _write_cached(bank: NegativeLabels, file: Path, key: str, record: Mapping[st
 def _checksum(bank: NegativeLabels) -> str:
     digest = hashlib.sha256()
     for tensor in bank.to_tensors().values():
-        digest.update(tensor.contiguous().view(torch.uint8).numpy().data)
+        digest.update(_bytes_of(tensor))
     return digest.hexdigest()
 
 
-__all__ = ["ADJECTIVE_TEMPLATES", "TEMPLATES", "NegativeLabels"]
+__all__ = ["NegativeLabels"]

@@ -11,20 +11,12 @@ import os
 import random
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from ..negative_settings import CORPORA, Kind
 from ..wordnet import WordNet
-
-Kind = Literal["noun", "adjective", "compound", "text"]
-
-CORPORA: Mapping[str, tuple[Kind, ...]] = {
-    "wordnet": ("noun", "adjective"),
-    "wordnet-nouns": ("noun",),
-    "wordnet-adjectives": ("adjective",),
-    "csp": ("noun", "compound"),
-}
-"""The corpora that are known by name, and the kinds of their words."""
 
 EXCLUDED_CATEGORIES = ("person", "quantity", "group", "pertaining")
 """WordNet's lexicographer files that the code published with NegLabel leaves out."""
@@ -41,11 +33,13 @@ class Corpus:
     """Candidates for negative labels, each different.
 
     Args:
-        name (`str`): One of `CORPORA`, the path of a file, or what the candidates came in, such as `"list"`.
+        name (`str`): One of `CORPORA`, the path of a file, or `"own list"`.
         words (`tuple[str, ...]`): The candidates.
         kinds (`tuple[str, ...]`):
             `"noun"`, `"adjective"`, `"compound"` or `"text"` of each. Each kind is mined by itself.
-        duplicates (`int`, *optional*, defaults to 0): How many more there were that are the same as others.
+        duplicates (`int`, *optional*, defaults to 0):
+            How many more there were that are the same as others, before any were drawn.
+        drawn_from (`int`, *optional*): How many there were, each different, if these were drawn from them.
         sha256 (`str`): Digest of words and kinds, in hexadecimal.
     """
 
@@ -53,6 +47,7 @@ class Corpus:
     words: tuple[str, ...]
     kinds: tuple[Kind, ...]
     duplicates: int = 0
+    drawn_from: int | None = None
     sha256: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -76,8 +71,8 @@ def load_corpus(
 ) -> Corpus:
     """Load candidates for negative labels.
 
-    Underscores become spaces. Of candidates that are the same, also where one is a noun and one an adjective, the
-    first is kept.
+    Underscores become spaces, and those around candidates go. Of candidates that are the same, also where one is a
+    noun and one an adjective, the first is kept.
 
     Args:
         corpus (`str`, `os.PathLike`, [`Corpus`] or `Iterable[str]`, *optional*, defaults to `"wordnet"`):
@@ -96,7 +91,7 @@ def load_corpus(
 
     Raises:
         OSError: There is no such file, and no such name.
-        TypeError: A candidate is no text, or `corpus` is a whole data set.
+        TypeError: A candidate is no text, `corpus` is a whole data set, or a number is none.
         ValueError:
             There are no candidates, a text in a list is blank, the file is not UTF-8, `max_candidates` is less than 1,
             or `exclude` names no lexicographer file.
@@ -113,6 +108,10 @@ def load_corpus(
 
     ```
     """
+    numbers: dict[str, Any] = {"seed": seed, "max_candidates": max_candidates}
+    for name, number in numbers.items():
+        if number is not None and (isinstance(number, bool) or not isinstance(number, Integral)):
+            raise TypeError(f"`{name}` must be a whole number, got {type(number).__name__}: {number!r}.")
     if max_candidates is not None and max_candidates < 1:
         raise ValueError(f"`max_candidates` must be at least 1, got {max_candidates}; leave it out to take all.")
     loaded = corpus if isinstance(corpus, Corpus) else _load(corpus, seed, exclude)
@@ -135,14 +134,29 @@ def _load(corpus: Any, seed: int, exclude: Collection[str]) -> Corpus:
             f"`corpus` must be one of {', '.join(CORPORA)}, a text file, or a list or column of texts, got "
             f"{type(corpus).__name__}."
         )
-    if hasattr(corpus, "column_names") and not isinstance(corpus, Sequence):
+    texts = read_texts(corpus, "corpus")
+    return _make("own list", [(_check_text(text, place), "text") for place, text in enumerate(texts)])
+
+
+def read_texts(texts: Iterable[Any], name: str) -> list[Any]:
+    """Make a list of what may be a column of a `datasets.Dataset`, but no whole one.
+
+    Args:
+        texts (`Iterable`): Texts, which are not checked.
+        name (`str`): What errors call the argument.
+
+    Returns:
+        `list`: All of them.
+
+    Raises:
+        TypeError: It is a whole data set.
+    """
+    if hasattr(texts, "column_names") and not isinstance(texts, Sequence):
         raise TypeError(
-            f"`corpus` must be one column of the data set, got all of {list(corpus.column_names or [])}; choose one, "
-            'as in `corpus=dataset["label"]`.'
+            f"`{name}` must be one column of the data set, got all of {list(texts.column_names or [])}; choose one, "
+            f'as in `{name}=dataset["label"]`.'
         )
-    return _make(
-        type(corpus).__name__.lower(), [(_check_text(text, place), "text") for place, text in enumerate(corpus)]
-    )
+    return list(texts)
 
 
 def _load_wordnet(name: str, seed: int, exclude: Collection[str]) -> Corpus:
@@ -198,7 +212,7 @@ def _check_text(text: Any, place: int) -> str:
         )
     if not text.strip():
         raise ValueError(f"`corpus` has a blank text at position {place} ({text!r}); leave it out.")
-    return text
+    return text.strip()
 
 
 def _draw(corpus: Corpus, count: int, seed: int) -> Corpus:
@@ -217,7 +231,8 @@ def _draw(corpus: Corpus, count: int, seed: int) -> Corpus:
         tuple(corpus.words[place] for place in drawn),
         tuple(corpus.kinds[place] for place in drawn),
         corpus.duplicates,
+        len(corpus),
     )
 
 
-__all__ = ["CORPORA", "EXCLUDED_CATEGORIES", "SUPERCLASSES", "Corpus", "Kind", "load_corpus"]
+__all__ = ["EXCLUDED_CATEGORIES", "SUPERCLASSES", "Corpus", "load_corpus", "read_texts"]

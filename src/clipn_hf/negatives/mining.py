@@ -3,6 +3,7 @@
 """NegMining: the candidates that are the most distant from the labels (arXiv 2403.20078, section 3.1)."""
 
 import math
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -63,17 +64,21 @@ def mine_negative_labels(
     return most_distant(nearness, fraction)
 
 
-def quantile_similarity(id_text: Tensor, candidate_text: Tensor, quantile: float, *, progress: bool = False) -> Tensor:
+def quantile_similarity(
+    id_text: Tensor, candidate_text: Tensor, quantile: float, rows: Tensor | None = None, *, progress: bool = False
+) -> Tensor:
     """Compute the quantile over the labels of the cosines of each candidate with them.
 
     Args:
         id_text (`torch.Tensor` of shape `(classes, dim)`): As for [`mine_negative_labels`].
         candidate_text (`torch.Tensor` of shape `(candidates, dim)`): As for [`mine_negative_labels`].
         quantile (`float`): As for [`mine_negative_labels`].
+        rows (`torch.Tensor` of shape `(chosen,)`, *optional*):
+            Which candidates to compare, int64, of which no more than a chunk is copied; by default all.
         progress (`bool`, *optional*, defaults to `False`): As for [`mine_negative_labels`].
 
     Returns:
-        `torch.Tensor` of shape `(candidates,)`: Float32, what `torch.quantile` gives.
+        `torch.Tensor` of shape `(candidates,)` or `(chosen,)`: Float32, what `torch.quantile` gives.
 
     Raises:
         TypeError, ValueError: As [`mine_negative_labels`].
@@ -87,10 +92,12 @@ def quantile_similarity(id_text: Tensor, candidate_text: Tensor, quantile: float
         )
     labels = normalize(id_text.float(), dim=-1).T  # (dim, classes)
     chunk = max(1, _CHUNK_COSINES // max(labels.shape))
-    nearness = torch.empty(len(candidate_text), device=candidate_text.device)
-    with tqdm(total=len(candidate_text), desc="Mining", unit=" candidates", disable=None if progress else True) as bar:
-        for start in range(0, len(candidate_text), chunk):
-            part = normalize(candidate_text[start : start + chunk].float(), dim=-1)
+    count = len(candidate_text if rows is None else rows)
+    nearness = torch.empty(count, device=candidate_text.device)
+    with tqdm(total=count, desc="Mining", unit=" candidates", disable=None if progress else True) as bar:
+        for start in range(0, count, chunk):
+            among = slice(start, start + chunk)
+            part = normalize(candidate_text[among if rows is None else rows[among]].float(), dim=-1)
             cosines = part @ labels  # (chunk, classes)
             if not torch.isfinite(cosines).all():
                 raise ValueError(
@@ -124,9 +131,9 @@ def check_share(name: str, value: object) -> None:
         TypeError: It is no number.
         ValueError: It is outside, or NaN.
     """
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"`{name}` must be a number between 0 and 1, got {type(value).__name__}: {value!r}.")
-    if not 0 <= value <= 1:
+    if not 0 <= float(value) <= 1:
         raise ValueError(f"`{name}` must be between 0 and 1, got {value}.")
 
 
