@@ -422,7 +422,8 @@ def test_saved_with_all_that_it_needs(
         loaded.labels = ["apple", "pear"]
         detector.labels = ["apple", "pear"]
         assert bank_of(loaded).labels == bank_of(detector).labels
-        assert torch.equal(loaded.score(HELD_OUT), detector.score(HELD_OUT))
+        # What two models embed anew may differ in the last bit.
+        torch.testing.assert_close(loaded.score(HELD_OUT), detector.score(HELD_OUT), rtol=0, atol=1e-6)
     assert loaded.threshold is None
 
 

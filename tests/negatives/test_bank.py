@@ -453,7 +453,7 @@ def test_other_labels_need_no_encoding(
 def test_what_was_embedded_before_an_interruption_is_kept(
     encoder: DualEncoder, mine: Callable[..., NegativeLabels], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("clipn_hf.features.SHARD_ROWS", 4)
+    monkeypatch.setattr("clipn_hf.features.TEXT_BATCH_SIZE", 4)
     texts: list[str] = []
     original = encoder.class_embeddings
     interruptions = iter([False, False, True])
