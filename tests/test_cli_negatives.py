@@ -70,7 +70,7 @@ def test_mine_writes_a_bank_and_tells_what_it_did(
     lines = [" ".join(line.split()) for line in out.splitlines()]
     assert lines[:5] == [
         f"12 candidates of {corpus}",
-        "1 exact duplicates, which count once",
+        "1 exact duplicates besides",
         "1 dropped by id_names",
         "1 dropped by hyponyms",
         "5 mined: of each kind of words the 50 % that are farthest from the labels",
@@ -107,12 +107,11 @@ def test_mine_writes_text(run: Command, corpus: Path, clip_folder: Path, tmp_pat
     assert output.read_text(encoding="utf-8").splitlines() == expected.labels
     shown = " ".join(out.split())
     assert "0 dropped by max_similarity" in shown
-    assert f"10 drawn of 12 candidates of {corpus} 1 exact duplicates before the draw, which count once" in shown
+    assert f"10 drawn of 12 candidates of {corpus} 1 exact duplicates besides, before the draw" in shown
     assert "drawn_from" not in shown
-    assert (
-        f"--labels-file {labels_file}" in out
-        and f"--template 'a {{}}.' --method neglabel --negatives '{output}'" in out
-    )
+    # Texts alone have lost their templates, so that no command is proposed for them.
+    assert "taken as they are where they are read" in shown
+    assert "clipn-hf detect" not in out
 
 
 def test_mine_keeps_embeddings_unless_told_otherwise(

@@ -244,7 +244,10 @@ def test_a_processor_without_templates_leaves_them_to_the_model(
 def test_one_template_is_that_of_the_model_if_it_brings_any(
     tiny_clip: CLIPModel, tiny_clipn: CLIPNModel, tiny_processor: CLIPProcessor
 ) -> None:
-    assert DualEncoder(tiny_clip, tiny_processor).single_template(["a {}"]) == ["a {}"]
+    plain = DualEncoder(tiny_clip, tiny_processor)
+    assert plain.single_template(["a {}"]) == ["a {}"]
+    plain.templates = ["一张{}的图片。"]  # As for the family of Chinese-CLIP
+    assert plain.single_template(["a {}"]) == ["一张{}的图片。"]
     tiny_clipn.config.templates = ["the {}", "no {}"]
     assert DualEncoder(tiny_clipn, tiny_processor).single_template(["a {}"]) == ["the {}"]
     processor = CLIPNProcessor(tiny_processor.image_processor, tiny_processor.tokenizer, templates=["one {}"])

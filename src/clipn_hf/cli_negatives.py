@@ -221,6 +221,14 @@ def mine(
     for template in templates or ():
         options += ["--template", template]
     options += ["--method", "neglabel", "--negatives", str(output)]
+    if output.suffix == ".txt":
+        print(
+            printable(
+                f"Written to {output}: the texts alone, which are taken as they are where they are read, all in the "
+                "template of the labels. A .safetensors file keeps embeddings and templates."
+            )
+        )
+        return
     print(printable(f"Written to {output}; use it by:"))
     print(printable(f"  clipn-hf calibrate PATH... {shlex.join(options)} --output DETECTOR"))
     print(printable(f"  clipn-hf detect PATH... {shlex.join(options)}"))
@@ -238,7 +246,7 @@ def _print_counts(bank: "NegativeLabels", fraction: float) -> None:
     origin = "" if drawn_from is None else f"drawn of {drawn_from:,} "
     words = {
         "candidates": f"{origin}candidates of {printable(str(bank.settings['corpus']))}",
-        "duplicates": f"exact duplicates{'' if drawn_from is None else ' before the draw'}, which count once",
+        "duplicates": f"exact duplicates besides{'' if drawn_from is None else ', before the draw'}",
         "mined": f"mined: of each kind of words the {100 * fraction:g} % that are farthest from the labels",
     }
     table = Table(show_header=False, box=None, pad_edge=False)

@@ -34,7 +34,7 @@ from .images import ImageError, ImageSource, load_image
 from .loading import EMBEDDED_CHECKPOINT, POOLS, AutoDualEncoder, load_processor
 from .modeling import IncompleteCheckpointError
 from .precomputed import PrecomputedEncoder
-from .prompts import fill_templates, resolve_templates, validate_labels, validate_templates
+from .prompts import DEFAULT_TEMPLATES, fill_templates, resolve_templates, validate_labels, validate_templates
 
 logger = logging.get_logger(__name__)
 
@@ -480,14 +480,15 @@ class DualEncoder:
         """Find the one template for where thousands of texts are embedded.
 
         Args:
-            default (`Sequence[str]`): For models that bring no templates along.
+            default (`Sequence[str]`): For models that bring no templates along, and whose family has none of its own.
 
         Returns:
             `list[str]`: The first of the templates that the model or its processor brings along, as those of a CLIPN,
-            which it was trained with; else `default`.
+            which it was trained with, or that the family has, as Chinese-CLIP does; else `default`.
         """
         owners = (self.model.config, self.processor)
-        return self.templates[:1] if any(getattr(owner, "templates", None) for owner in owners) else list(default)
+        has_own = any(getattr(owner, "templates", None) for owner in owners)
+        return self.templates[:1] if has_own or self.templates != [*DEFAULT_TEMPLATES] else list(default)
 
     def label_templates(
         self, templates: Sequence[str] | None = None, no_templates: Sequence[str] | None = None

@@ -549,7 +549,7 @@ def _check_cosine(max_similarity: object) -> None:
 
 
 def _as_encoder(model: Any) -> Encoder:
-    if isinstance(model, str | os.PathLike):
+    if model is None or isinstance(model, str | os.PathLike):
         return DualEncoder.from_pretrained(model)
     if not isinstance(model, DualEncoder | PrecomputedEncoder):
         raise TypeError(
