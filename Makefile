@@ -40,12 +40,14 @@ format: $(VENV)/.stamp-dev ## sort imports, fix what can be fixed, format
 	$(VENV)/bin/ruff format
 
 docs: $(VENV)/.stamp-docs ## write the API reference to site/
-	$(VENV)/bin/pdoc --docformat google --math --output-directory site clipn_hf clipn_hf.calibration clipn_hf.detector \
-		clipn_hf.encoders clipn_hf.evaluation.benchmark clipn_hf.evaluation.comparison clipn_hf.evaluation.doctor \
-		clipn_hf.evaluation.metrics clipn_hf.evaluation.ood_detection clipn_hf.evaluation.published \
-		clipn_hf.evaluation.report clipn_hf.evaluation.results clipn_hf.evaluation.sets clipn_hf.evaluation.suite \
-		clipn_hf.evaluation.tables clipn_hf.feature_cache clipn_hf.features clipn_hf.images clipn_hf.methods \
-		clipn_hf.modeling clipn_hf.negatives clipn_hf.prompts clipn_hf.scores clipn_hf.training clipn_hf.wordnet
+	$(VENV)/bin/pdoc --docformat google --math --output-directory site clipn_hf clipn_hf.calibration \
+		clipn_hf.detector clipn_hf.encoders clipn_hf.evaluation.adversarial clipn_hf.evaluation.benchmark \
+		clipn_hf.evaluation.comparison clipn_hf.evaluation.doctor clipn_hf.evaluation.metrics \
+		clipn_hf.evaluation.ood_detection clipn_hf.evaluation.published clipn_hf.evaluation.report \
+		clipn_hf.evaluation.results clipn_hf.evaluation.robustness clipn_hf.evaluation.sets \
+		clipn_hf.evaluation.suite clipn_hf.evaluation.tables clipn_hf.feature_cache clipn_hf.features \
+		clipn_hf.images clipn_hf.methods clipn_hf.modeling clipn_hf.negatives clipn_hf.probing \
+		clipn_hf.prompts clipn_hf.scores clipn_hf.training clipn_hf.wordnet
 
 # Without the wheelhouse of this machine, so that the versions are those that everyone finds.
 constraints: $(UV) ## choose new versions for constraints.txt

@@ -27,9 +27,18 @@ def test_version_and_help(run: Command) -> None:
     assert out.split()[1][0].isdigit()
     code, out, _ = run("--help")
     assert code == 0
-    assert {"detect", "calibrate", "mine", "evaluate", "compare", "methods", "info", "convert", "demo"} <= set(
-        out.split()
-    )
+    assert {
+        "detect",
+        "calibrate",
+        "mine",
+        "evaluate",
+        "attack",
+        "compare",
+        "methods",
+        "info",
+        "convert",
+        "demo",
+    } <= set(out.split())
 
 
 UNFITTED = [name for name, method in METHODS.items() if method.fit is None]
@@ -52,14 +61,15 @@ def test_help_follows_the_table_of_methods() -> None:
     """The option is made from the table, not from a list of its own."""
     assert cli_options.alternatives(["a", "b", "c"]) == "a, b or c"
     assert cli_options.alternatives(["a"]) == "a"
-    for subcommand, methods, complete in (
-        ("detect", UNFITTED, cli_options.complete_unfitted_method),
-        ("calibrate", list(METHODS), cli_options.complete_method),
-    ):
-        parameter = next(p for p in get_command(cli.app).commands[subcommand].params if p.name == "method")
+    with_negatives = [name for name, method in METHODS.items() if "negatives" in method.needs]
+    for subcommand, methods in (("detect", UNFITTED), ("calibrate", list(METHODS)), ("mine", with_negatives)):
+        command = get_command(cli.app).commands[subcommand]
+        parameter = next(p for p in command.params if p.name == "method")
         assert parameter.help.startswith(f"{cli_options.alternatives(methods)};")
-        assert [name for name, _ in complete("")] == methods
-        assert complete("m") == [(name, METHODS[name].title) for name in methods if name.startswith("m")]
+        context = command.make_context(subcommand, [], resilient_parsing=True)
+        for beginning in ("", "m", "neg"):
+            found = [(item.value, item.help) for item in parameter.shell_complete(context, beginning)]
+            assert found == [(name, METHODS[name].title) for name in methods if name.startswith(beginning)]
 
 
 @pytest.fixture(params=["script", "module"])
@@ -122,7 +132,9 @@ def test_shell_completion(run: Command, monkeypatch: pytest.MonkeyPatch) -> None
 def test_methods_lists_the_table(run: Command) -> None:
     code, out, _ = run("methods")
     assert code == 0
-    lines = {line.split()[0]: line for line in out.splitlines() if line}
+    # Rows with many settings are folded.
+    rows = re.sub(r"\n +", " ", out).splitlines()
+    lines = {line.split()[0]: line for line in rows if line}
     for name, method in METHODS.items():
         assert method.title in lines[name]
         assert method.reference in lines[name]
@@ -132,7 +144,13 @@ def test_methods_lists_the_table(run: Command) -> None:
             (given,) = re.findall(rf"\b{setting}=([\w.]+)", lines[name])
             assert cli_options.read_value(given) == value
             assert given != "None"
+        # What needs pictures cannot do with any embeddings.
+        assert ("images, not embeddings" in lines[name]) == ("pixels" in method.needs)
+        assert ("any model" in lines[name]) == (method.needs <= {"global"})
     assert "num_groups=null makes groups of at least 100 negative labels" in out
+    # Each setting that the method finds itself is explained.
+    found = {setting for method in METHODS.values() for setting, value in method.settings.items() if value is None}
+    assert found <= {*re.findall(r"(\w+)=null", out.split("null: found by the method.")[1])}
 
 
 @pytest.mark.parametrize(

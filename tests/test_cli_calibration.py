@@ -27,7 +27,7 @@ def read_jsonl(text: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-@pytest.mark.parametrize("method", ["mcm", "nearest_neighbors", "relative_mahalanobis"])
+@pytest.mark.parametrize("method", ["mcm", "nearest_neighbors", "relative_mahalanobis", "odin"])
 def test_calibrate_and_detect_with_the_detector(
     run: Command, images: Path, many_images: Path, clipn_folder: Path, tmp_path: Path, method: str
 ) -> None:
@@ -62,6 +62,24 @@ def test_calibrate_and_detect_with_the_detector(
     code, out, err = run("detect", images, "--detector", output, "--format", "jsonl", "--threshold", -1e9)
     assert {record["verdict"] for record in read_jsonl(out)} == {"unknown"}
     assert {record["promise"] for record in read_jsonl(out)} == {None}
+
+
+def test_a_threshold_per_label_of_images_that_are_changed(
+    run: Command, many_images: Path, clipn_folder: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "detector"
+    options = ("--labels", "cat,dog,bird,fish", "--model", clipn_folder, "--method", "odin", "--output", output)
+    settings = ("--setting", "magnitude=0.3", "--setting", "temperature=1", "--max-id-rejection", 0.1)
+    code, _, err = run("calibrate", many_images, "-r", *options, *settings, "--per-label")
+    detector = OODDetector(str(clipn_folder), ["cat", "dog", "bird", "fish"], "odin", magnitude=0.3, temperature=1)
+    nearest = detector.predict(sorted(map(str, many_images.rglob("*.png")))).bincount(minlength=4).tolist()
+    assert code == 1
+    lacking = [f"{label} ({count})" for label, count in zip(detector.labels, nearest, strict=True) if count < 9]
+    assert lacking
+    assert f"have fewer: {', '.join(lacking)}. Give more images" in " ".join(err.split())
+    code, _, err = run("calibrate", many_images, "-r", *options, "--setting", "magnitude=-1")
+    assert code == 1
+    assert "`--setting magnitude` does not fit: `magnitude` must be finite and not negative" in " ".join(err.split())
 
 
 def test_three_answers(run: Command, many_images: Path, clipn_folder: Path, tmp_path: Path) -> None:

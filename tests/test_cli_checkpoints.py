@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
 from transformers import CLIPProcessor, SiglipConfig, SiglipModel
 
 from clipn_hf import OODDetector
 from clipn_hf.methods import METHODS
+from clipn_hf.probing import PseudoLabels
 
 if TYPE_CHECKING:
     from conftest import Command
@@ -26,8 +28,8 @@ def test_info_of_a_detector(
     output = tmp_path / "detector"
     labels = [f"thing {number}" for number in range(12)]
 
-    def rows() -> dict[str, str]:
-        code, out, _ = run("info", output)
+    def rows(source: Path = output) -> dict[str, str]:
+        code, out, _ = run("info", source)
         assert code == 0
         lines = [re.split(r" {2,}", line.strip(), maxsplit=1) for line in out.splitlines() if line[0] != " "]
         return dict(lines)
@@ -43,12 +45,15 @@ def test_info_of_a_detector(
     assert shown["detector"] == str(output)
     assert shown["labels"] == f"12: {', '.join(labels[:10])} and 2 more"
     assert shown["method"] == "nearest_neighbors, Nearest neighbors"
-    assert shown["settings"] == "k=2, reduction=mean"
+    assert shown["settings"].startswith("k=2, reduction=mean")
     assert shown["fitted on"] == f"24 images, {detector.fitted_on['date']}"
     assert shown["threshold"] == f"{detector.threshold:.6g}"
     assert shown["promise"] == detector.calibration.promise
     assert shown["calibrated on"] == f"24 images, {detector.calibration.date}"
     assert shown["templates"] == "a {}."
+    # They are the detector's, and not those of the checkpoint.
+    assert list(shown).index("templates") < list(shown).index("checkpoint")
+    assert list(rows(clipn_folder)).index("templates") > list(rows(clipn_folder)).index("checkpoint")
     assert shown["model"] == "CLIPNModel, type clipn"
     for threshold, expected in ((0.5, ("0.5", "none, the threshold was set by hand")), (None, ("none, no verdicts",))):
         detector.threshold = threshold
@@ -167,3 +172,21 @@ def test_convert(run: Command, tmp_path: Path) -> None:
     assert run(*options[:2], tmp_path / "other", "--activation", "relu").code == 2
     code, _, err = run("convert", tmp_path / "gone.pt", tmp_path / "other")
     assert (code, "gone.pt" in err) == (1, True)
+
+
+def test_balance_of_pseudo_labels_is_told(
+    run: Command, many_images: Path, clipn_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+    labels, kept = torch.arange(24) % 4 // 3, torch.arange(24) >= 4
+    found = PseudoLabels(labels, torch.ones(24), kept, 2)
+    monkeypatch.setattr("clipn_hf.probing.pseudo_label", lambda *_: found)
+    code, _, err = run(
+        "calibrate", many_images / "cat", "--fit-on", many_images / "dog", "--labels", "cat,dog", "--model",
+        clipn_folder, "--method", "plp", "--setting", "min_confidence=null", "--output", tmp_path / "detector",
+    )  # fmt: skip
+    assert code == 0, err
+    told = "20 of 24 images kept; fewest 5 (dog), most 15 (cat)"
+    assert f"Pseudo-labels: {told}" in " ".join(err.split())
+    code, out, _ = run("info", tmp_path / "detector")
+    assert re.search(rf"^pseudo-labels +{re.escape(told)} *$", out, re.MULTILINE)

@@ -171,6 +171,18 @@ def test_settings_reach_the_detector(run: Command, images: Path, clipn_folder: P
     assert read_jsonl(out)[0]["ood_score"] == pytest.approx(scores[0], rel=1e-4) != pytest.approx(scores[1], rel=1e-4)
 
 
+def test_images_that_a_method_changes_reach_the_detector(run: Command, images: Path, clipn_folder: Path) -> None:
+    options = ("--labels", LABELS, "--model", clipn_folder, "--method", "odin", "--setting", "magnitude=0.02")
+    code, out, _ = run("detect", images, "-r", *options, "--format", "jsonl", "--batch-size", 2)
+    assert code == 0
+    expected = OODDetector(str(clipn_folder), LABELS.split(","), "odin", magnitude=0.02)
+    found = [record["ood_score"] for record in read_jsonl(out)]
+    assert found == pytest.approx(expected.score([str(images / name) for name in NAMES]).tolist(), rel=1e-4, abs=1e-4)
+    code, _, err = run("detect", images, *options[:-1], "magnitude=big")
+    assert code == 1
+    assert "`--setting magnitude` does not fit: `magnitude` must be a number, got str 'big'" in err
+
+
 def test_the_embedded_checkpoint_is_named_in_terms_of_options(run: Command, images: Path) -> None:
     code, _, err = run("detect", images / "0.png", "--labels", LABELS)
     assert code == 0
@@ -406,11 +418,11 @@ def test_an_error_on_the_way_leaves_no_file_and_keeps_the_old_one(
     seen: list[list[str]] = []
     original = OODDetector.results
 
-    def fail_later(self: OODDetector, *arguments: Any) -> Any:
+    def fail_later(self: OODDetector, *arguments: Any, **options: Any) -> Any:
         if seen:
             raise RuntimeError("out of\nmemory")
         seen.append(leftovers(tmp_path))
-        return original(self, *arguments)
+        return original(self, *arguments, **options)
 
     monkeypatch.setattr(OODDetector, "results", fail_later)
     code, _, err = run(

@@ -157,7 +157,8 @@ def test_help_names_all_corpora_and_filters(run: Command) -> None:
         (["--out", "gone/negatives.txt"], "does not exist; make it first."),
         (["--device", "foo"], "`--device` must be"),
         (["--labels", "cat,,dog"], "Label 2 of --labels 'cat,,dog' is empty"),
-        (["--labels", "cat,cat"], "'cat' twice"),
+        (["--labels", "cat,cat"], "`--labels` contains 'cat' twice"),
+        (["--method", "mcm"], "`--method` must be one of neglabel, csp, negrefine, got 'mcm'."),
         (["--template", "nice"], "must contain `{}` exactly once"),
         (["--max-similarity", "-1", "--fraction", "1"], "leave out `--filter`, raise `--max-similarity`, or give"),
     ],
@@ -175,6 +176,52 @@ def test_what_cannot_be_mined(
     assert line.endswith((".", "?"))
     assert message in line
     assert not output.exists()
+
+
+def test_each_method_has_its_own_way_to_mine(
+    run: Command, corpus: Path, clip_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "negatives.safetensors"
+    options = ("mine", "--labels", "cat,dog", "--model", clip_folder, "--out", output)
+    mine, given = NegativeLabels.mine, {}
+
+    def remember(*arguments: Any, corpus: Any, **settings: Any) -> NegativeLabels:
+        given.update(corpus=corpus, **settings)
+        return mine(*arguments, WORDS, **settings)
+
+    monkeypatch.setattr(NegativeLabels, "mine", staticmethod(remember))
+    for method in ("neglabel", "csp", "negrefine"):
+        given.clear()
+        code, out, err = run(*options, "--method", method)
+        assert code == 0, err
+        default = {"corpus": "wordnet", "quantile": 0.95, "fraction": 0.15, "filters": (), "max_similarity": None}
+        expected = {**default, **METHODS[method].mining}
+        assert {name: given[name] for name in expected} == expected
+        assert f"--method {method} --negatives {output} --output DETECTOR" in " ".join(out.split())
+    # What is given wins.
+    own = ("--corpus", corpus, "--quantile", 0.5, "--fraction", 0.4, "--max-similarity", 1, "--filter", "id_names")
+    assert run(*options, "--method", "negrefine", *own).code == 0
+    expected = {"corpus": str(corpus), "quantile": 0.5, "fraction": 0.4, "max_similarity": 1, "filters": ("id_names",)}
+    assert {name: given[name] for name in expected} == expected
+
+
+def test_wrong_labels_are_said_before_anything_is_loaded(
+    run: Command, images: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(DualEncoder, "from_pretrained", None)
+    (tmp_path / "labels.txt").write_text("cat\ncat\n")
+    for subcommand in (
+        ("mine", "--corpus", corpus, "--out", tmp_path / "out.txt"),
+        ("detect", images),
+        ("calibrate", images, "--output", tmp_path / "out"),
+    ):
+        for option, value in (("--labels", "cat,cat"), ("--labels-file", tmp_path / "labels.txt")):
+            assert run(*subcommand, option, value) == (
+                1,
+                "",
+                f"Error: `{option}` contains 'cat' twice (positions 0 and 1); each must be another one, remove the "
+                "duplicate.\n",
+            )
 
 
 def test_a_corpus_of_labels_alone(run: Command, clip_folder: Path, tmp_path: Path) -> None:
@@ -350,7 +397,8 @@ def test_a_method_judges_by_what_was_mined(
     code, _, err = run("detect", images, "--labels", "cat,bird", *options[2:])
     assert (code, "mined again for yours" in err) == (1, False)
     line = err.splitlines()[-1]
-    assert line.startswith("Error: ") and line.endswith(" that are gone; mine others by `clipn-hf mine`.")
+    assert line.startswith("Error: ")
+    assert line.endswith(f"({words_file}) are gone. Mine others by `clipn-hf mine`.")
     assert "with_changes" not in line
 
 
@@ -416,6 +464,22 @@ def test_a_file_that_is_not_there_is_said_before_anything_is_loaded(
         "Error: `--negatives` must be a file that `clipn-hf mine` wrote, or a text file with one negative label per "
         f"line; there is none at {tmp_path / 'gone.txt'}.\n"
     )
+
+
+def test_the_name_of_a_corpus_is_no_file(
+    run: Command, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(DualEncoder, "from_pretrained", None)
+    monkeypatch.chdir(tmp_path)
+    for corpus in CORPORA:
+        code, _, err = run("detect", images, "--labels", "cat,dog", "--negatives", corpus)
+        assert (code, f"mine negative labels from it by `clipn-hf mine --corpus {corpus} --out FILE" in err) == (
+            1,
+            True,
+        )
+    # A file that is called so is a file.
+    (tmp_path / "csp").write_text("lamp\n")
+    cli_options.check_negatives(Path("csp"))
 
 
 def test_negative_labels_that_are_labels(run: Command, images: Path, clip_folder: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import io
 import logging
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,9 @@ LABELS = ["cat", "dog", "red bird", "tree"]
 # Those that need a sigmoid model have tests of their own.
 SERVED = [name for name, method in METHODS.items() if "sigmoid" not in method.needs]
 every_method = pytest.mark.parametrize("method", SERVED)
+# All others change images before they judge them.
+JUDGES_EMBEDDINGS = [name for name in SERVED if METHODS[name].perturb is None]
+judges_embeddings = pytest.mark.parametrize("method", JUDGES_EMBEDDINGS)
 CANDIDATES = ["car", "house", "moon", "piano", "river", "shoe", "spoon", "table", "violin", "wheel"]
 FEW = {"corpus": CANDIDATES, "fraction": 0.6, "filters": (), "max_similarity": None, "use_cache": False}
 TRAINING = torch.randn(40, 24, generator=torch.Generator().manual_seed(1))
@@ -62,6 +66,9 @@ def trained(encoder: Any, method: str, labels: list[str] = LABELS, **options: An
     if "negatives" in METHODS[method].needs:
         # So warm that scores of random embeddings differ
         options = {"negatives": FEW, "temperature": 1.0, **options}
+    if "min_confidence" in METHODS[method].settings:
+        # Of random embeddings a model is not certain.
+        options = {"min_confidence": None, **options}
     return OODDetector(encoder, labels, method, **options).fit(TRAINING, [row % len(labels) for row in range(40)])
 
 
@@ -73,14 +80,17 @@ def embeddings(encoder: DualEncoder, images: list[Image.Image]) -> torch.Tensor:
 def test_record_says_what_the_scores_say(encoder: DualEncoder, method: str) -> None:
     row = METHODS[method]
     detector = trained(encoder, method)
-    embeddings = encoder.image_embeddings(encoder.prepare_images(IMAGES))
+    embeddings = detector.embed_prepared(encoder.prepare_images(IMAGES))
     text, no_text = encoder.class_embeddings(LABELS, detector.templates)
     assert no_text is not None
     similarity = embeddings @ text.T
     logits, no_logits = encoder.logit_scale * similarity, encoder.logit_scale * embeddings @ no_text.T
     state = {}
     if row.fit is not None:
-        state = row.fit(TrainingInputs(normalize(TRAINING), torch.tensor(TRAINING_LABELS), len(LABELS)))
+        learnt_from = TrainingInputs(
+            normalize(TRAINING), torch.tensor(TRAINING_LABELS), len(LABELS), text, encoder.logit_scale
+        )
+        state = row.fit(learnt_from, **row.settings_of(row.fit, detector.settings))
     negatives = None if detector.negatives is None else detector.negatives.embeddings
 
     def embed_pairs(pairs: torch.Tensor) -> torch.Tensor:
@@ -88,7 +98,13 @@ def test_record_says_what_the_scores_say(encoder: DualEncoder, method: str) -> N
         texts = [f"{LABELS[label]} and {detector.negatives.labels[other]}" for label, other in pairs.tolist()]
         return encoder.class_embeddings(texts, detector.templates)[0]
 
-    given = MethodInputs(similarity, logits, no_logits, embeddings, state, negatives, embed_pairs)
+    given = MethodInputs(
+        similarity, logits, no_logits, embeddings, state, negatives, embed_pairs, text, encoder.logit_scale
+    )
+    if row.classify is not None:
+        # Labels are those of the classifier that was learnt, too.
+        logits = row.classify(given)
+        given = replace(given, logits=logits)
     expected = row.score(given, **row.settings_of(row.score, detector.settings))
     verdicts = [None] * len(IMAGES) if row.is_ood is None else row.is_ood(given).tolist()
 
@@ -138,7 +154,7 @@ def test_batch_size_and_order_do_not_matter(encoder: DualEncoder, method: str) -
     torch.testing.assert_close(backwards, expected, rtol=1e-4, atol=1e-6)
 
 
-@every_method
+@judges_embeddings
 def test_embeddings_give_what_their_images_give(encoder: DualEncoder, method: str) -> None:
     detector = trained(encoder, method)
     embeddings = encoder.image_embeddings(encoder.prepare_images(IMAGES))
@@ -317,8 +333,8 @@ def test_unknown_method(encoder: DualEncoder) -> None:
 
 
 def test_bad_arguments_are_found_before_a_model_is_loaded() -> None:
-    for wrong in ({"labels": []}, {"method": "odin"}, {"threshold": float("nan")}):
-        with pytest.raises(ValueError, match="labels|odin|threshold"):
+    for wrong in ({"labels": []}, {"method": "oden"}, {"threshold": float("nan")}):
+        with pytest.raises(ValueError, match="labels|oden|threshold"):
             OODDetector("no/such-model", **{"labels": LABELS, **wrong})
 
 
@@ -553,6 +569,18 @@ def test_nothing_to_learn_from(encoder: DualEncoder) -> None:
         detector.fit(IMAGES, batch_size=0)
 
 
+@every_method
+@pytest.mark.parametrize("unit_norm", [True, False])
+def test_what_was_learnt_outlives_changes_of_the_embeddings(
+    encoder: DualEncoder, method: str, unit_norm: bool
+) -> None:
+    embeddings = normalize(TRAINING) if unit_norm else TRAINING.clone()
+    detector = trained(encoder, method).fit(embeddings, TRAINING_LABELS)
+    expected = detector.score(IMAGES)
+    embeddings.zero_()
+    assert torch.equal(detector.score(IMAGES), expected)
+
+
 @pytest.mark.filterwarnings("ignore:The covariances of 24 images")
 @pytest.mark.parametrize("use_cache", [True, False])
 def test_images_that_cannot_be_read_are_left_out(
@@ -598,7 +626,7 @@ def test_fitting_again_drops_the_threshold(encoder: DualEncoder, caplog: pytest.
 # Calibration
 
 
-@every_method
+@judges_embeddings
 @pytest.mark.parametrize("delta", [None, 0.1])
 def test_calibrated_threshold_refuses_the_promised_share(
     encoder: DualEncoder, method: str, delta: float | None
@@ -622,7 +650,7 @@ def test_calibrated_threshold_refuses_the_promised_share(
             assert (p_value <= 0.1) == result["is_ood"]
 
 
-@every_method
+@judges_embeddings
 def test_same_embeddings_have_the_scores_they_were_calibrated_with(encoder: DualEncoder, method: str) -> None:
     detector = trained(encoder, method)
     detector.calibrate(3 * HELD_OUT)
@@ -818,10 +846,19 @@ def test_a_threshold_set_by_hand_promises_nothing(encoder: DualEncoder) -> None:
         detector.p_values(HELD_OUT)
 
 
+@judges_embeddings
+def test_autocast_of_others_changes_no_score(encoder: DualEncoder, method: str) -> None:
+    detector = trained(encoder, method)
+    expected = detector.score_and_predict(HELD_OUT)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = detector.score_and_predict(HELD_OUT)
+    assert all(map(torch.equal, found, expected))
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_embeddings_of_any_precision(encoder: DualEncoder, dtype: torch.dtype) -> None:
     given, held_out = TRAINING.to(dtype), HELD_OUT.to(dtype)
-    for method in SERVED:
+    for method in JUDGES_EMBEDDINGS:
         detector = trained(encoder, method).fit(given, TRAINING_LABELS)
         assert detector.score(held_out).dtype == torch.float32
         detector.calibrate(held_out, 0.1)
@@ -829,7 +866,7 @@ def test_embeddings_of_any_precision(encoder: DualEncoder, dtype: torch.dtype) -
         assert torch.equal(detector.score(held_out), detector.score(held_out.float()))
 
 
-@every_method
+@judges_embeddings
 def test_no_embeddings_give_no_results(encoder: DualEncoder, method: str) -> None:
     detector = trained(encoder, method)
     detector.calibrate(HELD_OUT)
@@ -852,7 +889,7 @@ def count_compared(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return parts
 
 
-@every_method
+@judges_embeddings
 def test_embeddings_are_judged_in_parts(encoder: DualEncoder, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     detector = trained(encoder, method)
     detector.calibrate(TRAINING + 1.0, 0.1, per_label=False)
@@ -1005,7 +1042,7 @@ def state_of(detector: OODDetector) -> tuple[bool, bool]:
     return detector.fitted_on is not None, detector.calibration is not None
 
 
-@every_method
+@judges_embeddings
 def test_other_labels_drop_everything(encoder: DualEncoder, method: str, caplog: pytest.LogCaptureFixture) -> None:
     detector = ready(encoder, method)
     caplog.clear()
@@ -1031,7 +1068,7 @@ def test_other_labels_drop_everything(encoder: DualEncoder, method: str, caplog:
             detector.score(IMAGES)
 
 
-@every_method
+@judges_embeddings
 def test_other_templates_drop_the_threshold_where_they_matter(
     encoder: DualEncoder, method: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -1042,7 +1079,7 @@ def test_other_templates_drop_the_threshold_where_they_matter(
     assert state_of(detector) == (fitted, True)
     detector.templates = ["the {}"]
     assert detector.templates == ["the {}"]
-    assert state_of(detector) == (fitted, not METHODS[method].uses_text)
+    assert state_of(detector) == (fitted and not METHODS[method].uses_text, not METHODS[method].uses_text)
     assert len(caplog.messages) == METHODS[method].uses_text
     if not fitted:
         expected = trained(encoder, method, templates=["the {}"])
@@ -1073,7 +1110,7 @@ def test_changes_that_are_refused_change_nothing(encoder: DualEncoder, name: str
     assert detector.results(HELD_OUT) == expected
 
 
-@every_method
+@judges_embeddings
 def test_an_equal_encoder_drops_nothing(encoder: DualEncoder, method: str, clipn_folder: Path) -> None:
     one, other = (DualEncoder.from_pretrained(clipn_folder, device="cpu") for _ in range(2))
     detector = ready(one, method)
@@ -1084,7 +1121,7 @@ def test_an_equal_encoder_drops_nothing(encoder: DualEncoder, method: str, clipn
     assert detector.results(HELD_OUT) == expected
 
 
-@every_method
+@judges_embeddings
 def test_another_encoder_drops_everything(encoder: DualEncoder, method: str, clipn_folder: Path) -> None:
     changed = DualEncoder.from_pretrained(clipn_folder, device="cpu")
     with torch.no_grad():
@@ -1098,7 +1135,7 @@ def test_another_encoder_drops_everything(encoder: DualEncoder, method: str, cli
         assert torch.equal(detector._texts.text, other.class_embeddings(LABELS, detector.templates)[0])
 
 
-@every_method
+@judges_embeddings
 def test_an_encoder_with_other_templates_keeps_what_was_learnt(
     encoder: DualEncoder, method: str, clipn_folder: Path
 ) -> None:
@@ -1106,7 +1143,8 @@ def test_an_encoder_with_other_templates_keeps_what_was_learnt(
     other.templates = ["the {}"]
     detector = ready(one, method)
     detector.encoder = other
-    assert state_of(detector) == (METHODS[method].fit is not None, not METHODS[method].uses_text)
+    keeps = not METHODS[method].uses_text
+    assert state_of(detector) == (METHODS[method].fit is not None and keeps, keeps)
     # Where the templates were chosen, those of the encoder do not matter.
     detector = trained(one, method, templates=["a {}"], no_templates=["no {}"])
     detector.calibrate(HELD_OUT)
@@ -1123,7 +1161,7 @@ def test_an_encoder_that_cannot_serve_is_refused(encoder: DualEncoder, clip_fold
     assert detector.results(HELD_OUT) == expected
 
 
-@every_method
+@judges_embeddings
 def test_a_changed_copy_shares_no_state(encoder: DualEncoder, method: str, caplog: pytest.LogCaptureFixture) -> None:
     detector = ready(encoder, method)
     before, expected = state_of(detector), detector.results(HELD_OUT)
@@ -1182,6 +1220,10 @@ def test_a_detector_on_embeddings(encoder: DualEncoder) -> None:
             continue
         if "no" in method.needs:
             with pytest.raises(ValueError, match=f"Method {method.name} needs a CLIPN .* got PrecomputedEncoder"):
+                OODDetector(precomputed, LABELS, method.name)
+            continue
+        if method.perturb is not None:
+            with pytest.raises(ValueError, match=f"Method {method.name} needs images.* got PrecomputedEncoder"):
                 OODDetector(precomputed, LABELS, method.name)
             continue
         detector, expected = (ready(one, method.name) for one in (precomputed, encoder))

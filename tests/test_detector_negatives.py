@@ -70,11 +70,13 @@ def test_every_way_to_give_them(encoder: DualEncoder, tmp_path: Path) -> None:
     given = NegativeLabels.from_texts(encoder, TEXTS, LABELS, templates=templates)
     given.save(tmp_path / "bank.safetensors")
     (tmp_path / "texts.txt").write_text("# seen before\njellyfish\n\nparachute\ncar\n")
-    every = [given, TEXTS, tuple(TEXTS), iter(TEXTS)]
+    every = [given, TEXTS, tuple(TEXTS), iter(TEXTS), np.array(TEXTS), [*TEXTS, TEXTS[0]]]
+    (tmp_path / "again.txt").write_text("\n".join([*TEXTS, TEXTS[0]]))
+    every += [tmp_path / "again.txt"]
     every += [tmp_path / "bank.safetensors", str(tmp_path / "bank.safetensors"), tmp_path / "texts.txt"]
     for negatives in every:
         bank = bank_of(detector_of(encoder, negatives=negatives))
-        assert bank.labels == TEXTS
+        assert bank.labels == TEXTS and {type(label) for label in bank.labels} == {str}
         torch.testing.assert_close(bank.embeddings, encoder.class_embeddings(TEXTS, templates)[0])
     bank = bank_of(detector_of(encoder, negatives=MINING))
     assert (len(bank), bank.mined_for, bank.settings["templates"]) == (5, LABELS, templates)
@@ -112,7 +114,6 @@ def test_methods_say_how_they_are_mined(
     ("negatives", "error", "message"),
     [
         ([], ValueError, "`negatives` is empty"),
-        (["car", "car"], ValueError, "`negatives` contains 'car' twice"),
         (["car", "Cat "], ValueError, r"`negatives` has 1 of the labels \('Cat '\)"),
         (["car", 3], TypeError, r"`negatives\[1\]` must be a string"),
         (["car", " "], ValueError, r"`negatives\[1\]` is empty"),
@@ -141,10 +142,39 @@ def test_bad_negatives(encoder: DualEncoder, negatives: Any, error: type[Excepti
     assert detector.negatives is before
 
 
-def test_more_groups_than_negatives(encoder: DualEncoder) -> None:
-    with pytest.raises(ValueError, match="num_groups"):
-        detector_of(encoder, negatives=["car"], num_groups=2).score(HELD_OUT)
+def test_more_groups_than_negatives(encoder: DualEncoder, clipn_folder: Path, tmp_path: Path) -> None:
+    message = "^`num_groups` must be between 1 and the number of negative labels, got 4 groups for 3 negative labels"
+    for method in ("neglabel", "csp", "negrefine"):
+        with pytest.raises(ValueError, match=message):
+            detector_of(encoder, method, negatives=TEXTS, num_groups=4)
+        detector = detector_of(encoder, method, num_groups=4)
+        before = bank_of(detector)
+        with pytest.raises(ValueError, match=message):
+            detector.negatives = TEXTS
+        for other, changes in (
+            (detector, {"negatives": TEXTS}),
+            (detector_of(encoder, "mcm", negatives=TEXTS), {"method": method, "num_groups": 4}),
+            (detector_of(encoder, method, negatives=TEXTS), {"num_groups": 4}),
+        ):
+            with pytest.raises(ValueError, match=message):
+                other.with_changes(**changes)
+        assert bank_of(detector) is before
+        # Both at once are right where one after the other would not be.
+        detector = detector.with_changes(negatives=TEXTS, num_groups=3)
+        assert detector.with_changes(negatives=MINING, num_groups=5).settings["num_groups"] == 5
+        for wrong in (0, True, "2"):
+            with pytest.raises((TypeError, ValueError), match="^`num_groups` must be "):
+                detector.with_changes(num_groups=wrong)
     assert torch.isfinite(detector_of(encoder, negatives=["car"]).score(HELD_OUT)).all()
+
+
+def test_what_belongs_to_the_call(encoder: DualEncoder) -> None:
+    for name in ("top_negatives", "top_k", "batch_size"):
+        message = rf"^`{name}` belongs to the call; judge images by `detector\(images, {name}=…\)`"
+        with pytest.raises(TypeError, match=message):
+            detector_of(encoder, **{name: 1})
+        with pytest.raises(TypeError, match=message):
+            detector_of(encoder, "mcm").with_changes(**{name: 1})
 
 
 @pytest.mark.parametrize("method", ["mcm", "atd", "neglabel"])
@@ -265,7 +295,11 @@ def test_a_given_bank_for_other_labels_is_mined_again(encoder: DualEncoder, mine
     gone = NegativeLabels.mine(encoder, LABELS, CANDIDATES, fraction=0.5, use_cache=False)
     detector = detector_of(encoder, negatives=gone)
     before = detector.score(HELD_OUT)
-    message = "negative labels of the detector do not go .* are gone; .* Give others as `negatives`, in `with_changes`"
+    message = (
+        r"^The negative labels were mined for other labels, in other templates or by another model\. The candidates "
+        r"of the negative labels \(own list\) are gone\. Give others as `negatives`, in `with_changes` together with "
+        r"what changes\.$"
+    )
     with pytest.raises(ValueError, match=message):
         detector.labels = ["apple", "pear"]
     assert detector.labels == LABELS
@@ -274,6 +308,46 @@ def test_a_given_bank_for_other_labels_is_mined_again(encoder: DualEncoder, mine
     assert bank_of(other).mined_for == ["apple", "pear"]
     with pytest.raises(ValueError, match="are gone"):
         OODDetector(encoder, ["apple", "pear"], "neglabel", negatives=gone)
+
+
+def test_negatives_that_only_explain_are_dropped_where_they_cannot_be_mined_again(
+    clipn_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    encoder = DualEncoder.from_pretrained(clipn_folder, device="cpu")
+    detector_of(encoder, "mcm", threshold=0.5).save_pretrained(tmp_path)
+    said = "The detector has dropped its negative labels, which with method mcm only explain. The negative labels were"
+
+    def load() -> OODDetector:
+        caplog.clear()
+        return OODDetector.from_pretrained(tmp_path, device="cpu")
+
+    loaded = load()
+    loaded.labels = ["apple", "pear"]
+    fresh = OODDetector(encoder, ["apple", "pear"], "mcm")
+    assert loaded.negatives is None
+    assert [result["negatives"] for result in loaded(IMAGES)] == [[]] * len(IMAGES)
+    torch.testing.assert_close(loaded.score(HELD_OUT), fresh.score(HELD_OUT), rtol=0, atol=1e-6)
+    assert [message.startswith(said) for message in caplog.messages].count(True) == 1
+    assert caplog.messages[0].endswith(
+        "(own list) are gone. Give others as `negatives`, in `with_changes` together with what changes."
+    )
+    # They are gone for good.
+    loaded.save_pretrained(tmp_path / "without")
+    assert OODDetector.from_pretrained(tmp_path / "without", device="cpu").negatives is None
+    # The same where the model is another one, or has become another one.
+    loaded = load()
+    with torch.no_grad():
+        loaded.image_encoder.model.text_projection.weight += 1
+    assert torch.isfinite(loaded.score(HELD_OUT)).all()
+    assert loaded.negatives is None and caplog.messages[0].startswith(said)
+    # A copy that differs drops its own alone, and says so once.
+    loaded = load()
+    for _ in range(3):
+        assert loaded.with_changes(labels=["apple", "pear"]).negatives is None
+    assert sum(message.startswith(said) for message in caplog.messages) == 1
+    assert len(bank_of(loaded)) == 5
+    with pytest.raises(ValueError, match="are gone"):
+        loaded.with_changes(labels=["apple", "pear"], method="neglabel")
 
 
 def test_banks_in_other_templates(encoder: DualEncoder, caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
@@ -415,8 +489,9 @@ def test_saved_with_all_that_it_needs(
     assert OODDetector.from_pretrained(tmp_path / "two", device="cpu")(IMAGES) == detector(IMAGES)
     assert not mined
     if kind in ("bank", "corpus"):
-        with pytest.raises(ValueError, match="are gone"):
-            loaded.labels = ["apple", "pear"]
+        if method != "mcm":
+            with pytest.raises(ValueError, match="are gone"):
+                loaded.labels = ["apple", "pear"]
         loaded = loaded.with_changes(labels=["apple", "pear"], negatives=TEXTS)
     else:
         loaded.labels = ["apple", "pear"]
@@ -501,6 +576,36 @@ def test_sigmoid_methods(tiny_clipn: CLIPNModel, tiny_processor: CLIPProcessor) 
         detector = OODDetector(encoder, LABELS, method)
         torch.testing.assert_close(detector.score(HELD_OUT), expected, rtol=1e-4, atol=1e-5)
         detector.calibrate(HELD_OUT)
+
+
+def test_a_threshold_at_the_highest_score(caplog: pytest.LogCaptureFixture) -> None:
+    text = {"cat": [1.0, 0.0, 0.0], "dog": [0.0, 1.0, 0.0], "lamp": [0.0, 0.0, 1.0]}
+    encoder = PrecomputedEncoder(text, "some-clip", ["{}"])
+    of_lamps = torch.tensor([[0.0, 0.1, 1.0]]) + 1e-3 * torch.rand(30, 3, generator=torch.Generator().manual_seed(3))
+    between = of_lamps + torch.tensor([[1.0, 0.1, 0.0]])
+
+    def detector() -> OODDetector:
+        return OODDetector(encoder, ["cat", "dog"], "neglabel", negatives=["lamp"])
+
+    detector().calibrate(between)
+    assert not caplog.messages
+    unwise = detector()
+    assert unwise.calibrate(of_lamps).threshold > 1 - 1e-6
+    (said,) = caplog.messages
+    assert said.startswith(
+        "The threshold lies within 1e-6 of 1, the highest score of method neglabel, so that practically no image can"
+    )
+    assert "raise the setting `temperature`" in said and "larger `max_id_rejection`" in said
+    assert "known" in {result["verdict"] for result in unwise.results(torch.tensor([[0.0, 0.0, 1.0]]))}
+    caplog.clear()
+    other = detector().with_changes(temperature=1.0)
+    assert other.calibrate(of_lamps).threshold < 1
+    assert not caplog.messages
+    caplog.clear()
+    detector().calibrate(torch.cat([of_lamps, between]), per_label=True)
+    (said,) = caplog.messages
+    assert said.startswith("The threshold of 1 of 2 labels lies within 1e-6 of 1")
+    assert "no image that looks most like these can be called unknown" in said
 
 
 def test_representation_says_how_many(encoder: DualEncoder) -> None:

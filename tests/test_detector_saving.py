@@ -32,7 +32,9 @@ IMAGES = [Image.fromarray(np.random.default_rng(seed).integers(0, 256, (40, 36, 
 TRAINING = torch.randn(40, 24, generator=torch.Generator().manual_seed(1))
 HELD_OUT = torch.randn(100, 24, generator=torch.Generator().manual_seed(2))
 # Those that need a sigmoid model have tests of their own.
-every_method = pytest.mark.parametrize("method", [n for n, row in METHODS.items() if "sigmoid" not in row.needs])
+every_method = pytest.mark.parametrize(
+    "method", [name for name, row in METHODS.items() if not row.needs & {"sigmoid", "pixels"}]
+)
 FEW = {
     "corpus": ["car", "house", "moon", "piano", "river", "shoe"],
     "fraction": 0.6,
@@ -49,6 +51,9 @@ def ready(source: Any, method: str = "mcm", calibrated: bool = True, **options: 
     if "negatives" in METHODS[method].needs:
         # So warm that scores of random embeddings differ
         options = {"negatives": FEW, "temperature": 1.0, **options}
+    if "min_confidence" in METHODS[method].settings:
+        # Of random embeddings a model is not certain.
+        options = {"min_confidence": None, **options}
     detector = OODDetector(source, LABELS, method, **options).fit(TRAINING, [row % 4 for row in range(40)])
     if calibrated:
         detector.calibrate(HELD_OUT, 0.1)
@@ -130,7 +135,7 @@ def test_weights_by_folder(clipn_folder: Path, tmp_path: Path, method: str) -> N
 
 
 @every_method
-@pytest.mark.filterwarnings("ignore:The covariances of 40 images")
+@pytest.mark.filterwarnings("ignore:The covariances of 40 images", "ignore:40 images fill no more")
 @pytest.mark.parametrize("include_weights", [True, False])
 def test_embedded_checkpoint(tmp_path: Path, method: str, include_weights: bool) -> None:
     if not os.path.isdir(EMBEDDED_CHECKPOINT):
@@ -876,6 +881,44 @@ def test_a_detector_beside_its_model_leaves_the_weights_alone(clip_folder: Path,
     assert (tmp_path / "model" / "model.safetensors").read_bytes() == before
     check_loads(tmp_path / "model", detector)
     check_loads(hub.folder, detector)
+
+
+def test_a_detector_beside_its_adapter_is_published_with_it(
+    clipn_folder: Path, tmp_path: Path, hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter = adapted_folder(clipn_folder, tmp_path / "adapter")
+    (adapter / "training_args.bin").write_bytes(b"private")
+    detector = ready(adapter, "atd")
+    publish = {"include_weights": False, "push_to_hub": True, "repo_id": "someone/cats"}
+    with pytest.raises(ValueError, match=r"is for the model in the local folder .*, which is not on the Hub"):
+        detector.save_pretrained(adapter, **publish)
+    assert not hub.calls
+    # Names on the Hub are no folders; one that leads nowhere but from here stands for them.
+    settings = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps({**settings, "base_model_name_or_path": "someone/clipn"}))
+    detector.save_pretrained(adapter, **publish)
+    assert {"adapter_config.json", "adapter_model.safetensors", "clipn_prompts.json"} <= contents(hub.folder).keys()
+    assert not {"training_args.bin", "model.safetensors"} & contents(hub.folder).keys()
+    (tmp_path / "someone").mkdir()
+    shutil.copytree(clipn_folder, tmp_path / "someone" / "clipn")
+    monkeypatch.chdir(tmp_path)
+    check_loads(hub.folder, detector)
+
+
+def test_an_adapter_elsewhere_cannot_be_named_on_the_hub(clipn_folder: Path, tmp_path: Path, hub: FakeHub) -> None:
+    detector = ready(adapted_folder(clipn_folder, tmp_path / "adapter"), "atd")
+    with pytest.raises(ValueError, match=r"for its adapter, which is not on the Hub; save the detector into that"):
+        detector.push_to_hub("cats", include_weights=False)
+    assert not hub.calls
+
+
+@pytest.mark.parametrize("include_weights", [True, False])
+def test_the_adapter_of_another_model_is_not_taken(clipn_folder: Path, tmp_path: Path, include_weights: bool) -> None:
+    adapter = adapted_folder(clipn_folder, tmp_path / "adapter")
+    before = contents(adapter)
+    with pytest.raises(ValueError, match="has an adapter, which would be put on the model of the detector"):
+        ready(clipn_folder, "atd").save_pretrained(adapter, include_weights)
+    assert contents(adapter) == before
 
 
 def test_somebody_elses_pytorch_weights_stay(clip_folder: Path, tmp_path: Path) -> None:

@@ -10,10 +10,18 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import CLIPModel
 
 from clipn_hf import CLIPNModel, DualEncoder
-from clipn_hf.digests import data_digest, image_encoder_settings, model_digest, settings_digest, text_encoder_settings
+from clipn_hf.digests import (
+    data_digest,
+    describe_image_encoder,
+    image_encoder_settings,
+    model_digest,
+    settings_digest,
+    text_encoder_settings,
+)
 
 images = st.binary(min_size=1, max_size=4).map(lambda content: hashlib.sha256(content).digest())
 
@@ -66,6 +74,24 @@ def test_digests_of_models(clip_folder: Path, clipn_folder: Path, tmp_path: Path
     digests.append(model_digest(half))
     assert model_digest(half.float()) == digests[-1]
     assert all(one != other for one, other in pairwise(digests))
+
+
+def test_an_adapter_is_the_same_when_it_is_loaded(clip_folder: Path, tmp_path: Path) -> None:
+    config = LoraConfig(r=2, target_modules=r"vision_model\..*q_proj", init_lora_weights=False)
+    adapted = get_peft_model(CLIPModel.from_pretrained(clip_folder), config).eval()
+    processor = DualEncoder.from_pretrained(clip_folder, device="cpu").processor.image_processor
+    # Of the adapter in memory, before and after it was saved, and in both ways in which it is loaded.
+    digests = [describe_image_encoder(adapted, processor)]
+    adapted.save_pretrained(tmp_path)
+    digests.append(describe_image_encoder(adapted, processor))
+    digests.append(
+        describe_image_encoder(PeftModel.from_pretrained(CLIPModel.from_pretrained(clip_folder), tmp_path), processor)
+    )
+    loaded = DualEncoder.from_pretrained(tmp_path, device="cpu")
+    digests.append(describe_image_encoder(loaded.model, processor))
+    assert all(digest == digests[0] for digest in digests)
+    plain = describe_image_encoder(CLIPModel.from_pretrained(clip_folder), processor)
+    assert plain["sha256"] != digests[0]["sha256"]
 
 
 def test_padding_of_texts_counts(clip_folder: Path) -> None:

@@ -3,6 +3,7 @@
 """One pass over the images: the embeddings of the model, from the cache where they are in it, and never others."""
 
 import io
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -608,3 +609,46 @@ def test_a_model_by_its_folder(clip_folder: Path, tmp_path: Path) -> None:
     assert cache_info(tmp_path).entries[0].model == str(clip_folder)
     with pytest.raises(TypeError, match="`encoder` must be a DualEncoder, .* got CLIPModel; make it"):
         extract_features([picture(0)], encoder.model)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        torch.tensor([True, False, True]),
+        np.array([True, False, True]),
+        [True, False, True],
+        torch.tensor([0, 2]),
+        np.array([0, 2], dtype=np.int32),
+        (0, 2),
+    ],
+)
+def test_some_of_the_images(rows: Any) -> None:
+    encoder = {"id": "org/model", "sha256": "0" * 64}
+    features = Features(torch.eye(3), torch.tensor([0, 2, 3]), ["a", "b", "c"], {1: "damaged"}, 3, [5, 6, 7], encoder)
+    selected = features.select(rows)
+    assert selected.rows.tolist() == [0, 3]
+    assert (selected.digests, selected.labels) == (["a", "c"], [5, 7])
+    assert torch.equal(selected.embeddings, torch.eye(3)[[0, 2]])
+    assert (selected.encoder_sha256, selected.skipped, len(selected)) == ("0" * 64, {1: "damaged"}, 2)
+
+
+def test_images_are_selected_in_the_order_that_is_asked_for() -> None:
+    features = Features(torch.eye(3), torch.arange(3), ["a", "b", "c"], {}, 3)
+    assert features.select([2, 0, 2]).digests == ["c", "a", "c"]
+    assert features.select([2]).labels is None
+    assert features.select([]).embeddings.shape == (0, 3)
+    assert len(features.select(torch.zeros(3, dtype=torch.bool))) == 0
+    for rows, error, message in (
+        ([True, False], ValueError, "A mask in `rows` must be of the 3 images, got 2 values."),
+        ([0, 3], ValueError, "`rows` must be between 0 and 2 for 3 images, got 3."),
+        ([-1], ValueError, "`rows` must be between 0 and 2 for 3 images, got -1."),
+        ([0.0, 1.0], TypeError, "`rows` must be a mask or positions of shape (images,), got torch.float32"),
+        (
+            [[0, 1]],
+            TypeError,
+            "`rows` must be a mask or positions of shape (images,), got torch.int64 of shape (1, 2)",
+        ),
+        (torch.zeros(0, dtype=torch.bool), ValueError, "A mask in `rows` must be of the 3 images, got 0 values."),
+    ):
+        with pytest.raises(error, match=f"^{re.escape(message)}"):
+            features.select(rows)

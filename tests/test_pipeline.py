@@ -188,7 +188,7 @@ def test_labels_are_encoded_once_and_forward_sees_images_alone(
     record("get_text_features")
     record("get_no_text_features")
     forward, batches = pipe._forward, []
-    monkeypatch.setattr(pipe, "_forward", lambda inputs: batches.append(inputs) or forward(inputs))
+    monkeypatch.setattr(pipe, "_forward", lambda inputs, **own: batches.append(inputs) or forward(inputs, **own))
     pipe(IMAGES, candidate_labels=LABELS, batch_size=2)
     pipe(IMAGES, candidate_labels=LABELS, method="mcm", batch_size=2)
     pipe(IMAGES, candidate_labels=LABELS, method="ctw", threshold=0.3, batch_size=2)

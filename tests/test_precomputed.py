@@ -67,6 +67,9 @@ def test_bad_precomputed_texts(bank: Any, error: type[Exception], message: str) 
 
 def test_precomputed_texts_cannot_change() -> None:
     encoder = PrecomputedEncoder(BANK, "some-clip", ["a {}"])
+    assert encoder.texts == [*BANK]
+    encoder.texts.clear()
+    assert encoder.texts == [*BANK]
     assert encoder.label_templates() == encoder.label_templates(("a {}",)) == (["a {}"], [])
     for wrong in ({"templates": ["the {}"]}, {"no_templates": ["no {}"]}):
         with pytest.raises(ValueError, match=r"computed with the templates \['a \{\}'\], got"):

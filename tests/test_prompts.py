@@ -1,6 +1,7 @@
 # Copyright 2026 The clipn-hf authors
 # SPDX-License-Identifier: Apache-2.0
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -47,6 +48,21 @@ def test_labels_are_never_read_as_format_strings(label: str) -> None:
 
 def test_other_braces_in_a_template_are_text() -> None:
     assert fill_templates(["cat"], ["a {} {x} }{."]) == ["a cat {x} }{."]
+
+
+def test_subclasses_of_strings_become_strings() -> None:
+    class Animal(str):
+        def __str__(self) -> str:
+            return "an animal"
+
+    for check, values, expected in (
+        (validate_labels, [*np.array(["cat", "dog"])], ["cat", "dog"]),
+        (validate_labels, [Animal("cat")], ["cat"]),
+        (validate_templates, [np.str_("a {}.")], ["a {}."]),
+    ):
+        found = check(values)
+        assert found == expected
+        assert {type(text) for text in found} == {str}
 
 
 @given(labels=label_lists)

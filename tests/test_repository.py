@@ -162,11 +162,29 @@ IMPORTS: dict[str, set[str]] = {
     },
     "evaluation.cards": {"evaluation.tables", "files"},
     "evaluation.comparison": {"evaluation.results", "evaluation.tables"},
+    "evaluation.adversarial": {"detector_checks", "encoders", "images"},
+    "evaluation.adversarial_pictures": {"evaluation.adversarial", "evaluation.figures"},
+    "evaluation.provenance": {"encoders"},
+    "evaluation.robustness": {
+        "detector",
+        "detector_checks",
+        "detector_images",
+        "digests",
+        "encoders",
+        "evaluation.adversarial",
+        "evaluation.metrics",
+        "evaluation.provenance",
+        "evaluation.results",
+        "evaluation.tables",
+        "features",
+    },
     "evaluation.benchmark": {
         "detector",
+        "detector_checks",
         "encoders",
         "evaluation.doctor",
         "evaluation.output",
+        "evaluation.provenance",
         "evaluation.results",
         "evaluation.sets",
         "evaluation.suite",
@@ -186,7 +204,8 @@ IMPORTS: dict[str, set[str]] = {
         "evaluation.tables",
         "files",
     },
-    "methods": {"negative_settings", "scores"},
+    "probing": {"digests", "files", "scores"},
+    "methods": {"negative_settings", "probing", "scores"},
     "modeling": {"dtypes", "files", "prompts"},
     "detector_files": {"digests", "files", "modeling"},
     "detector_card": {"files", "methods"},
@@ -221,7 +240,7 @@ IMPORTS: dict[str, set[str]] = {
     },
     "detector_saving": {"detector_card", "detector_files", "encoders", "modeling"},
     "detector_results": set(),
-    "detector_checks": {"encoders", "methods", "prompts"},
+    "detector_checks": {"encoders", "features", "methods", "prompts"},
     "detector_negatives": {"detector_results", "encoders", "methods", "negatives", "scores", "negative_settings"},
     "detector_state": {
         "calibration",
@@ -233,7 +252,7 @@ IMPORTS: dict[str, set[str]] = {
         "methods",
         "negatives",
     },
-    "detector_images": {"detector_checks", "detector_state", "features", "images"},
+    "detector_images": {"detector_checks", "detector_state", "encoders", "features", "images"},
     "detector": {
         "calibration",
         "detector_checks",
@@ -244,13 +263,15 @@ IMPORTS: dict[str, set[str]] = {
         "detector_state",
         "digests",
         "encoders",
+        "features",
         "methods",
         "modeling",
         "negatives",
+        "probing",
     },
     "pipeline": {"detector", "detector_checks", "detector_files", "encoders", "images", "methods", "prompts"},
 }
-TENSOR_LIBRARIES = {"torch", "numpy", "sklearn"}
+TENSOR_LIBRARIES = {"torch", "numpy", "sklearn", "faiss"}
 
 
 def imported_modules(path: Path) -> set[str]:

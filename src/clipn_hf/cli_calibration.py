@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 
 from .cli_options import (
-    DEFAULT_METHOD,
     BatchSize,
     Device,
     Labels,
@@ -24,13 +23,14 @@ from .cli_options import (
     Templates,
     alternatives,
     check_negatives,
-    complete_method,
     counted,
     describe_promise,
     first_ones,
     found_images,
     known_labels,
+    labels_of_folders,
     make_detector,
+    method_option,
     named_method,
     naming_settings,
     read_settings,
@@ -38,6 +38,7 @@ from .cli_options import (
     thresholds_of_labels,
 )
 from .methods import METHODS
+from .methods.plp import describe_balance
 from .records import describe_threshold, printable
 
 if TYPE_CHECKING:
@@ -74,15 +75,7 @@ def calibrate(
     labels: Labels = None,
     labels_file: LabelsFile = None,
     model: Model = None,
-    method: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help=f"{alternatives(METHODS)}; `clipn-hf methods` tells about them.",
-            autocompletion=complete_method,
-            show_default=DEFAULT_METHOD,
-        ),
-    ] = None,
+    method: Annotated[str | None, method_option(METHODS)] = None,
     settings: Settings = None,
     templates: Templates = None,
     no_templates: NoTemplates = None,
@@ -192,7 +185,7 @@ def calibrate(
     files = found_images(paths or (), recursive) if not guess else []
     fitted_files = found_images(fit_on, recursive=True) if fit_on else []
     unknown_files = found_images(ood_images, recursive) if ood_images else []
-    folders = _folders(fitted_files, known) if "training_labels" in row.needs else None
+    folders = labels_of_folders(fitted_files, known) if "training_labels" in row.needs else None
     detector = make_detector(
         model,
         known,
@@ -212,6 +205,8 @@ def calibrate(
                 detector.fit(fitted_files, folders, batch_size=batch_size)
             assert detector.fitted_on is not None
             unreadable += len(fitted_files) - detector.fitted_on["images"]
+            if pseudo_labels := detector.fitted_on.get("pseudo_labels"):
+                report(printable(f"Pseudo-labels: {describe_balance(pseudo_labels)}"))
         images = _read_images(files, detector.image_encoder, batch_size)
         unreadable += images.unreadable
         if seen := detector.count_fitted(images.files):
@@ -222,7 +217,9 @@ def calibrate(
         needed = _images_needed(max_id_rejection, rule, delta)
         _check_enough(len(images.files), needed, "known", "--max-id-rejection", max_id_rejection)
         if per_label:
-            _check_each_label(detector, images.embeddings, needed)
+            # Of images that are changed before they are judged, the label may be another one.
+            to_judge = images.embeddings if row.perturb is None else list(images.files.values())
+            _check_each_label(detector, to_judge, needed, batch_size)
         unknown_images = None
         if unknown_files:
             unknown_images = _read_images(unknown_files, detector.image_encoder, batch_size)
@@ -310,8 +307,8 @@ def _check_enough(count: int, needed: int, kind: str, option: str, share: float)
         )
 
 
-def _check_each_label(detector: "OODDetector", embeddings: "Tensor", needed: int) -> None:
-    counts = Counter(detector.predict(embeddings).tolist())
+def _check_each_label(detector: "OODDetector", images: "Tensor | list[str]", needed: int, batch_size: int) -> None:
+    counts = Counter(detector.predict(images, batch_size).tolist())
     small = [f"{label} ({counts[index]})" for index, label in enumerate(detector.labels) if counts[index] < needed]
     if small:
         raise ValueError(
@@ -319,23 +316,6 @@ def _check_each_label(detector: "OODDetector", embeddings: "Tensor", needed: int
             f"{counted(len(detector.labels), 'label')} have fewer: {first_ones(small)}. Give more images, put similar "
             "labels together, or leave out --per-label."
         )
-
-
-def _folders(files: Sequence[str], labels: Sequence[str]) -> list[str]:
-    """The label of each image: the name of its folder."""
-    folders = [Path(file).resolve().parent.name for file in files]
-    for file, folder in zip(files, folders, strict=True):
-        if folder not in labels:
-            raise ValueError(
-                f"The image {file} of --fit-on lies in the folder {folder}, which is not among the "
-                f"labels: {first_ones(labels)}. Rename the folder, or leave it out."
-            )
-    if absent := [label for label in labels if label not in folders]:
-        raise ValueError(
-            f"There are no images of --fit-on for {len(absent)} of {counted(len(labels), 'label')}: "
-            f"{first_ones(absent)}. Put some into a folder of that name."
-        )
-    return folders
 
 
 __all__ = ["EXIT_CODES", "Rule", "calibrate"]

@@ -14,11 +14,13 @@ from rich.text import Text
 from .cli_options import counted, first_ones, loading, prepare_loading, thresholds_of_labels
 from .methods import METHODS, NEEDS, Need
 from .methods.neglabel import effective_settings
+from .methods.plp import describe_balance
 from .prompts import DEFAULT_TEMPLATES
 from .records import describe_threshold, printable
 
 if TYPE_CHECKING:
     from .detector import OODDetector
+    from .encoders import DualEncoder
 
 
 class Activation(StrEnum):
@@ -69,10 +71,8 @@ def info(
     rows["logit scale"] = f"{encoder.logit_scale:.4g}"
     if encoder.is_sigmoid:
         rows["logit bias"] = f"{encoder.logit_bias:.4g}, trained with a sigmoid loss"
-    texts = encoder if detector is None else detector
-    rows["templates"] = "\n".join(texts.templates)
-    if encoder.has_no_encoder and texts.no_templates != texts.templates:
-        rows['"no" templates'] = "\n".join(texts.no_templates)
+    if detector is None:
+        rows |= _describe_templates(encoder, encoder)
     rows["methods"] = ", ".join(name for name, method in METHODS.items() if unserved(method, encoder) is None)
     lacking: dict[str, list[str]] = {}
     # All else that methods need, any model has or images and texts give.
@@ -182,6 +182,13 @@ def _describe_towers(config: Any) -> dict[str, str]:
     return parts
 
 
+def _describe_templates(texts: "DualEncoder | OODDetector", encoder: "DualEncoder") -> dict[str, str]:
+    rows = {"templates": "\n".join(texts.templates)}
+    if encoder.has_no_encoder and texts.no_templates != texts.templates:
+        rows['"no" templates'] = "\n".join(texts.no_templates)
+    return rows
+
+
 def _describe_detector(detector: "OODDetector") -> dict[str, str]:
     rows = {
         "labels": f"{len(detector.labels):,}: {first_ones(detector.labels)}",
@@ -194,9 +201,12 @@ def _describe_detector(detector: "OODDetector") -> dict[str, str]:
     if bank is not None:
         how = "as given" if bank.mined_for is None else f"mined from {bank.settings['corpus']}"
         rows["negative labels"] = printable(f"{len(bank):,} {how}: {first_ones(bank.labels)}")
+    rows |= _describe_templates(detector, detector.image_encoder)
     if fitted := detector.fitted_on:
         labelled = " with labels" if fitted["labelled"] else ""
         rows["fitted on"] = f"{counted(fitted['images'], 'image')}{labelled}, {fitted['date']}"
+        if pseudo_labels := fitted.get("pseudo_labels"):
+            rows["pseudo-labels"] = printable(describe_balance(pseudo_labels))
     calibration = detector.calibration
     if detector.threshold is None:
         rows["threshold"] = "none, the rule of the method decides" if detector.method.is_ood else "none, no verdicts"

@@ -13,7 +13,6 @@ import typer
 from tqdm import tqdm
 
 from .cli_options import (
-    DEFAULT_METHOD,
     PICTURE_EXTENSIONS,
     UNFITTED_METHODS,
     BatchSize,
@@ -29,14 +28,15 @@ from .cli_options import (
     alternatives,
     announce_mining,
     check_device,
+    check_needless,
     check_negatives,
     check_output,
-    complete_unfitted_method,
     describe_promise,
     found_images,
     known_labels,
-    loading,
+    load_detector,
     make_detector,
+    method_option,
     named_method,
     naming_negatives,
     read_settings,
@@ -59,8 +59,6 @@ from .records import (
 if TYPE_CHECKING:
     from PIL import Image
 
-    from .detector import OODDetector
-
 # That of detectors, which take seconds to import.
 TOP_NEGATIVES = 3
 # Below the help of the subcommand.
@@ -77,15 +75,7 @@ def detect(
     labels: Labels = None,
     labels_file: LabelsFile = None,
     model: Model = None,
-    method: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help=f"{alternatives(UNFITTED_METHODS)}; `clipn-hf methods` tells about them.",
-            autocompletion=complete_unfitted_method,
-            show_default=DEFAULT_METHOD,
-        ),
-    ] = None,
+    method: Annotated[str | None, method_option(UNFITTED_METHODS)] = None,
     settings: Settings = None,
     detector: Annotated[
         str | None,
@@ -145,19 +135,17 @@ def detect(
 ) -> None:
     """Judge images: does each show one of the labels (known) or something else (unknown)?"""
     if detector is not None:
-        superfluous = {
-            "--labels": labels,
-            "--labels-file": labels_file,
-            "--model": model,
-            "--method": method,
-            "--setting": settings,
-            "--template": templates,
-            "--no-template": no_templates,
-        }
-        if given := [name for name, value in superfluous.items() if value]:
-            raise typer.BadParameter(
-                f"The detector has its own; leave out {' and '.join(given)}.", param_hint="'--detector'"
-            )
+        check_needless(
+            {
+                "--labels": labels,
+                "--labels-file": labels_file,
+                "--model": model,
+                "--method": method,
+                "--setting": settings,
+                "--template": templates,
+                "--no-template": no_templates,
+            }
+        )
     elif (labels is None) == (labels_file is None):
         raise typer.BadParameter(
             "Exactly one of them is needed.", param_hint="'--labels' / '--labels-file' / '--detector'"
@@ -176,7 +164,12 @@ def detect(
     if detector is not None:
         files = found_images(paths, recursive)
         check_device(device)
-        judge = _load_detector(detector, device)
+        judge = load_detector(detector, device)
+        if judge.method.fit is not None and judge.fitted_on is None:
+            raise ValueError(
+                f"The detector {detector} has not been fitted on images, which method {judge.method.name} needs; make "
+                f"it by `clipn-hf calibrate --method {judge.method.name} --fit-on PATH`."
+            )
         if negatives is not None:
             if "negatives" in judge.method.needs:
                 raise ValueError(
@@ -257,25 +250,6 @@ def detect(
         report(describe_promise(calibration))
     if counts[UNREADABLE]:
         raise typer.Exit(3)
-
-
-def _load_detector(source: str, device: str | None) -> "OODDetector":
-    from .detector import OODDetector
-    from .detector_files import read_detector
-
-    with loading(source, "detector"):
-        if read_detector(source) is None:
-            raise ValueError(
-                f"There is no detector at {source}: it has no detector.json. Name the folder or Hub id of one that "
-                "`clipn-hf calibrate` made; a model is named by `--model`, with `--labels`."
-            )
-        detector = OODDetector.from_pretrained(source, device=device)
-    if detector.method.fit is not None and detector.fitted_on is None:
-        raise ValueError(
-            f"The detector {source} has not been fitted on images, which method {detector.method.name} needs; make it "
-            f"by `clipn-hf calibrate --method {detector.method.name} --fit-on PATH`."
-        )
-    return detector
 
 
 __all__ = ["EXIT_CODES", "detect"]

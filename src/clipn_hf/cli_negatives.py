@@ -6,7 +6,7 @@ import difflib
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -25,11 +25,14 @@ from .cli_options import (
     counted,
     known_labels,
     loading,
+    method_option,
     mining_cost,
     model_or_embedded,
+    named_method,
     report,
     rewording,
 )
+from .methods import METHODS, Method
 from .negative_settings import CORPORA, FILTERS
 from .records import printable
 
@@ -48,6 +51,7 @@ _OPTIONS = {
     "`max_similarity`": "`--max-similarity`",
 }
 EXTENSIONS = (".safetensors", ".txt")
+MINING_METHODS = {name: method for name, method in METHODS.items() if "negatives" in method.needs}
 # How many of each kind are printed.
 FIRST = 8
 # Below the help of the subcommand.
@@ -60,6 +64,24 @@ def _complete_corpus(incomplete: str) -> list[str]:
 
 def _complete_filter(incomplete: str) -> list[str]:
     return [name for name in FILTERS if name.startswith(incomplete)]
+
+
+def _mining(method: Method) -> dict[str, Any]:
+    """How a method mines negative labels, as `NegativeLabels.mine` takes it."""
+    default = {"corpus": "wordnet", "quantile": 0.95, "fraction": 0.15, "filters": (), "max_similarity": None}
+    return {**default, **method.mining}
+
+
+def _default(name: str) -> str:
+    """Word what an option is if it is not given, which may depend on the method."""
+    methods: dict[str, list[str]] = {}
+    for method in MINING_METHODS.values():
+        value = _mining(method)[name]
+        word = "none" if value in ((), None) else ", ".join(value) if isinstance(value, tuple) else f"{value}"
+        methods.setdefault(word, []).append(method.name)
+    if len(methods) == 1:
+        return next(iter(methods))
+    return "; ".join(f"{' and '.join(names)}: {word}" for word, names in methods.items())
 
 
 def mine(
@@ -76,30 +98,35 @@ def mine(
     labels: Labels = None,
     labels_file: LabelsFile = None,
     model: Model = None,
+    method: Annotated[str, method_option(MINING_METHODS)] = "neglabel",
     corpus: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="NAME|FILE",
             help="Where candidates come from: wordnet (nouns and adjectives), wordnet-nouns, wordnet-adjectives, csp "
             '(nouns, and adjectives with a superclass, such as "white creature"), or a text file with one per line, '
             "of which blank lines and lines that begin with # are skipped.",
             autocompletion=_complete_corpus,
+            show_default=_default("corpus"),
         ),
-    ] = "wordnet",
+    ] = None,
     fraction: Annotated[
-        float,
+        float | None,
         typer.Option(
-            metavar="SHARE", help="Share of candidates to take: of each kind those farthest from the labels."
+            metavar="SHARE",
+            help="Share of candidates to take: of each kind those farthest from the labels.",
+            show_default=_default("fraction"),
         ),
-    ] = 0.15,
+    ] = None,
     quantile: Annotated[
-        float,
+        float | None,
         typer.Option(
             metavar="SHARE",
             help="Which of its cosines with the labels says how near a candidate is to them: 1 the highest, 0.5 the "
             "median.",
+            show_default=_default("quantile"),
         ),
-    ] = 0.95,
+    ] = None,
     filters: Annotated[
         list[str] | None,
         typer.Option(
@@ -108,7 +135,7 @@ def mine(
             help="Candidates to drop first: id_names (a label but for case, accents, hyphens and plural), synonyms, "
             "hyponyms or hypernyms of labels in WordNet, or proper_nouns; repeat the option for several.",
             autocompletion=_complete_filter,
-            show_default="only exact duplicates are dropped",
+            show_default=_default("filters"),
         ),
     ] = None,
     max_similarity: Annotated[
@@ -116,7 +143,7 @@ def mine(
         typer.Option(
             metavar="COSINE",
             help="Drop candidates whose cosine with any label is higher, such as 0.95.",
-            show_default="any cosine will do",
+            show_default=_default("max_similarity"),
         ),
     ] = None,
     max_candidates: Annotated[
@@ -151,13 +178,14 @@ def mine(
     """Mine negative labels: words that are far from all labels, to tell what an unknown image looks like.
 
     Some methods judge by them, such as neglabel; beside all others they explain. Option --negatives takes the file.
+    Each method has its own way to mine them, which --method chooses, and from which the other options may differ.
     """
     if (labels is None) == (labels_file is None):
         raise typer.BadParameter("Exactly one of the two is needed.", param_hint="'--labels' / '--labels-file'")
     if no_cache and cache_dir is not None:
         raise typer.BadParameter("Only one of the two makes sense.", param_hint="'--cache-dir' / '--no-cache'")
     for option, share in (("--quantile", quantile), ("--fraction", fraction)):
-        if not 0 <= share <= 1:
+        if share is not None and not 0 <= share <= 1:
             raise ValueError(f"`{option}` must be between 0 and 1, got {share:g}.")
     if fraction == 0:
         raise ValueError("`--fraction` 0 takes no candidate; give a share such as 0.15.")
@@ -172,6 +200,16 @@ def mine(
         raise ValueError(f"The name of the file {output} must end in {alternatives(EXTENSIONS)}.")
     check_output(output)
     known = known_labels(labels, labels_file)
+    row = named_method(method, MINING_METHODS)
+    given = {
+        "corpus": corpus,
+        "quantile": quantile,
+        "fraction": fraction,
+        "filters": tuple(filters) if filters else None,
+        "max_similarity": max_similarity,
+    }
+    mining = _mining(row) | {name: value for name, value in given.items() if value is not None}
+    corpus, fraction = mining["corpus"], mining["fraction"]
     if corpus not in CORPORA and not Path(corpus).is_file():
         raise ValueError(
             f"`--corpus` must be {alternatives(CORPORA)}, or a text file with one candidate per line; there is no "
@@ -201,13 +239,9 @@ def mine(
         bank = NegativeLabels.mine(
             encoder,
             known,
-            corpus,
+            **mining,
             templates=templates,
             adjective_templates=adjective_templates,
-            quantile=quantile,
-            fraction=fraction,
-            filters=tuple(filters or ()),
-            max_similarity=max_similarity,
             max_candidates=max_candidates,
             seed=seed,
             cache_dir=cache_dir,
@@ -220,7 +254,7 @@ def mine(
     options += ["--model", model] if model is not None else []
     for template in templates or ():
         options += ["--template", template]
-    options += ["--method", "neglabel", "--negatives", str(output)]
+    options += ["--method", row.name, "--negatives", str(output)]
     if output.suffix == ".txt":
         print(
             printable(

@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +17,7 @@ import typer
 
 from .methods import METHODS, Method
 from .negative_settings import CORPORA
+from .prompts import validate_labels
 from .records import printable
 
 if TYPE_CHECKING:
@@ -106,19 +108,25 @@ def alternatives(names: Iterable[str]) -> str:
     return f"{', '.join(others)} or {last}" if others else last
 
 
-def complete_method(incomplete: str) -> list[tuple[str, str]]:
-    """Give the shell the methods whose names begin so, with their titles."""
-    return [(method.name, method.title) for method in METHODS.values() if method.name.startswith(incomplete)]
+def method_option(methods: Mapping[str, Method]) -> Any:
+    """Make the option `--method` of a subcommand that knows some methods."""
 
+    def complete(incomplete: str) -> list[tuple[str, str]]:
+        return [(name, method.title) for name, method in methods.items() if name.startswith(incomplete)]
 
-def complete_unfitted_method(incomplete: str) -> list[tuple[str, str]]:
-    """Give the shell those of them that are not fitted on images."""
-    return [(name, title) for name, title in complete_method(incomplete) if name in UNFITTED_METHODS]
+    return typer.Option(
+        metavar="NAME",
+        help=f"{alternatives(methods)}; `clipn-hf methods` tells about them.",
+        autocompletion=complete,
+        show_default=DEFAULT_METHOD if DEFAULT_METHOD in methods else True,
+    )
 
 
 def known_labels(labels: str | None, labels_file: Path | None) -> list[str]:
     """Read the labels, of which one of the two options tells."""
-    return read_labels(labels_file) if labels_file else split_labels(labels or "")
+    if labels_file:
+        return validate_labels(read_labels(labels_file), "--labels-file")
+    return validate_labels(split_labels(labels or ""), "--labels")
 
 
 def split_labels(text: str) -> list[str]:
@@ -167,13 +175,13 @@ def model_or_embedded(model: str | None) -> str:
     return EMBEDDED_CHECKPOINT
 
 
-def named_method(name: str | None) -> Method:
-    """Find the method that was given as `--method`, if any."""
+def named_method(name: str | None, methods: Mapping[str, Method] = METHODS) -> Method:
+    """Find the method that was given as `--method`, if any, among those that a subcommand knows."""
     if name is None:
         return METHODS[DEFAULT_METHOD]
-    if name not in METHODS:
-        raise ValueError(f"`--method` must be one of {', '.join(METHODS)}, got {name!r}.")
-    return METHODS[name]
+    if name not in methods:
+        raise ValueError(f"`--method` must be one of {', '.join(methods)}, got {name!r}.")
+    return methods[name]
 
 
 def read_settings(method: Method, texts: Sequence[str] | None) -> dict[str, Any]:
@@ -207,11 +215,8 @@ def read_value(word: str) -> Any:
     return word
 
 
-def check_settings(method: Method, settings: Mapping[str, Any], num_negatives: int = 10**6) -> None:
-    """Find out which values the score refuses.
-
-    Before a model is loaded, nobody knows how many negative labels there will be: let them be more than any groups.
-    """
+def check_settings(method: Method, settings: Mapping[str, Any]) -> None:
+    """Find out before a model is loaded which values the score refuses."""
     if not settings or method.fit is not None:
         return
 
@@ -225,17 +230,28 @@ def check_settings(method: Method, settings: Mapping[str, Any], num_negatives: i
         cosines,
         cosines,
         image_embeddings=zeros(1, 1),
-        negative_embeddings=zeros(num_negatives, 1),
+        # Nobody knows yet how many negative labels there will be: let them be more than any groups.
+        negative_embeddings=zeros(10**6, 1),
         embed_pairs=lambda pairs: zeros(len(pairs), 1),
     )
     with naming_settings(settings):
-        method.score(inputs, **{**method.settings, **settings})
+        if method.perturb is not None:
+            chosen = method.settings_of(method.perturb, {**method.settings, **settings})
+            pixels = zeros(1, 1)
+            method.perturb(pixels, lambda pixels: replace(inputs, logits=cosines + pixels), pixels + 1, **chosen)
+        method.score(inputs, **method.settings_of(method.score, {**method.settings, **settings}))
 
 
 def check_negatives(path: Path | None) -> None:
     """Find out before a model is loaded that there is no file of negative labels, or nothing in it."""
     if path is None:
         return
+    if not path.exists() and str(path) in CORPORA:
+        raise ValueError(
+            f"`--negatives` must be a file, got the name of the corpus {path}; mine negative labels from it by "
+            f"`clipn-hf mine --corpus {path} --out FILE.safetensors` with the same labels and model, and name that "
+            "file."
+        )
     if not path.is_file():
         raise ValueError(
             f"`--negatives` must be a file that `clipn-hf mine` wrote, or a text file with one negative label per "
@@ -294,8 +310,7 @@ def naming_negatives(negatives: Path | None) -> Iterator[None]:
     """Name the file of negative labels where errors and warnings name arguments of Python."""
     words = {
         'add "id_names" to `filters`': "mine without them by `clipn-hf mine --filter id_names`",
-        "give the candidates again as `corpus`, or mine by `NegativeLabels.mine`.": "mine others by `clipn-hf mine`.",
-        " Give others as `negatives`, in `with_changes` together with what changes.": "",
+        "Give others as `negatives`, in `with_changes` together with what changes.": "Mine others by `clipn-hf mine`.",
         "`templates`": "`--template`",
     }
     if negatives is not None:
@@ -412,8 +427,9 @@ def make_detector(
     with loading(model):
         source = model_or_embedded(model)
         announce_mining(method, negatives, labels, templates)
-        with naming_negatives(negatives):
-            detector = OODDetector(
+        # The settings that depend on the number of negative labels are refused only when these are there.
+        with naming_settings(settings), naming_negatives(negatives):
+            return OODDetector(
                 source,
                 labels,
                 method.name,
@@ -424,9 +440,45 @@ def make_detector(
                 device=device,
                 **settings,
             )
-    if detector.negatives is not None:
-        check_settings(method, settings, len(detector.negatives))
-    return detector
+
+
+def check_needless(given: Mapping[str, object]) -> None:
+    """Refuse options, by name, beside `--detector`, which says all that they would."""
+    if names := [name for name, value in given.items() if value]:
+        raise typer.BadParameter(
+            f"The detector has its own; leave out {' and '.join(names)}.", param_hint="'--detector'"
+        )
+
+
+def load_detector(source: str, device: str | None) -> "OODDetector":
+    """Load the detector that was given as `--detector`."""
+    from .detector import OODDetector
+    from .detector_files import read_detector
+
+    with loading(source, "detector"):
+        if read_detector(source) is None:
+            raise ValueError(
+                f"There is no detector at {source}: it has no detector.json. Name the folder or Hub id of one that "
+                "`clipn-hf calibrate` made; a model is named by `--model`, with `--labels`."
+            )
+        return OODDetector.from_pretrained(source, device=device)
+
+
+def labels_of_folders(files: Sequence[str], labels: Sequence[str]) -> list[str]:
+    """Take the name of its folder for the label of each image of `--fit-on`; each label needs some."""
+    folders = [Path(file).resolve().parent.name for file in files]
+    for file, folder in zip(files, folders, strict=True):
+        if folder not in labels:
+            raise ValueError(
+                f"The image {file} of --fit-on lies in the folder {folder}, which is not among the labels: "
+                f"{first_ones(labels)}. Rename the folder, or leave it out."
+            )
+    if absent := [label for label in labels if label not in folders]:
+        raise ValueError(
+            f"There are no images of --fit-on for {len(absent)} of {counted(len(labels), 'label')}: "
+            f"{first_ones(absent)}. Put some into a folder of that name."
+        )
+    return folders
 
 
 def check_output(path: Path, extensions: Sequence[str] = ()) -> None:
@@ -500,18 +552,20 @@ __all__ = [
     "alternatives",
     "announce_mining",
     "check_device",
+    "check_needless",
     "check_negatives",
     "check_output",
     "check_settings",
-    "complete_method",
-    "complete_unfitted_method",
     "counted",
     "describe_promise",
     "first_ones",
     "found_images",
     "known_labels",
+    "labels_of_folders",
+    "load_detector",
     "loading",
     "make_detector",
+    "method_option",
     "mining_cost",
     "model_or_embedded",
     "named_method",

@@ -6,6 +6,7 @@ import copy
 import datetime
 import os
 import tempfile
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,8 @@ from .detector_checks import (
     check_count,
     check_every_label,
     check_given_count,
+    check_image_encoder,
+    check_judged_by_embeddings,
     check_labels,
     check_threshold,
     is_embeddings,
@@ -50,9 +53,12 @@ from .detector_saving import (
 from .detector_state import DetectorState, EmbeddedTexts, Wording, embedder_of_pairs
 from .digests import data_digest
 from .encoders import DualEncoder
-from .methods import METHODS, NEEDS, MethodInputs, TrainingInputs, get_method, unknown_argument
+from .features import Features
+from .methods import METHODS, NEEDS, Method, MethodInputs, TrainingInputs, get_method, unknown_argument
+from .methods.linear_probe import SCORE_SETTINGS, add_gaussians, probe_state
 from .modeling.modeling_clipn import LOADING_ARGUMENTS
 from .negatives import NegativeLabels
+from .probing import LinearProbe
 
 logger = logging.get_logger(__name__)
 
@@ -68,6 +74,16 @@ PUBLISHING_OPTIONS = (
 OPTIONS = ("processor", "templates", "no_templates", "negatives", "threshold", "device", "dtype")
 # Arguments of `from_pretrained` for the model.
 _LOADING = (*LOADING_ARGUMENTS, "trust_remote_code")
+# So near to the highest score of a method, float32 has hardly any others.
+_NEAR = 1e-6
+# By how much embeddings of the same image may differ in any dimension.
+_SAME = 1e-6
+# Arguments of calling a detector.
+_CALLING = ("top_k", "batch_size", "top_negatives")
+# Entries of `fitted_on`.
+_FITTED_ON = ("images", "labelled", "date", "sha256")
+# Further ones, of a probe that was trained otherwise than `fit` trains it.
+_HOW_FITTED = ("pseudo_labels", "finetuning")
 # What a change of is one change: one of them may be right only with another.
 _TEXTS = ("labels", "templates", "no_templates", "negatives")
 # Prefixes of the names under which tensors of a method, and of its negative labels, are saved.
@@ -110,7 +126,9 @@ class OODDetector(DetectorState):
         settings: Settings of the method, such as `temperature`.
 
     Attributes:
-        fitted_on (`dict` or `None`): On what the method was fitted: `"images"`, `"labelled"`, `"date"`, `"sha256"`.
+        fitted_on (`dict` or `None`):
+            On what the method was fitted: `"images"`, `"labelled"`, `"date"`, `"sha256"`. Of a probe also its
+            `"pseudo_labels"` or its `"finetuning"`, where it has such.
 
     Raises:
         TypeError: Labels, templates or negative labels that are not texts, a threshold that is not a number, a setting
@@ -150,11 +168,7 @@ class OODDetector(DetectorState):
     ) -> None:
         # Loading a model takes longest and comes last.
         row = get_method(method)
-        for name in settings:
-            if name in _LOADING:
-                raise TypeError(
-                    f"`{name}` is for loading a model; give `DualEncoder.from_pretrained(…, {name}=…)` as `model`."
-                )
+        _check_arguments(settings, row)
         resolved = row.resolve_settings(settings, OPTIONS)
         checked = check_labels(labels, row)
         threshold = check_threshold(threshold)
@@ -194,7 +208,11 @@ class OODDetector(DetectorState):
         self.check_fitted()
         self.explain_missing_verdict()
         batches = embed_batches(self, images, batch_size)
-        return [result for embeddings in batches for result in self.results(embeddings, top_k, top_negatives)]
+        return [
+            result
+            for embeddings in batches
+            for result in self.results(embeddings, top_k, top_negatives, from_prepared=True)
+        ]
 
     def score(self, images: Any, batch_size: int = 32) -> Tensor:
         """Compute the OOD-ness of images, or of image embeddings computed before.
@@ -202,24 +220,28 @@ class OODDetector(DetectorState):
         Args:
             images:
                 As for calling the detector; or embeddings, a floating-point `torch.Tensor` or `numpy.ndarray` of shape
-                `(images, dim)` and any norm, which are judged part by part, in bounded memory.
+                `(images, dim)` and any norm, or the [`~clipn_hf.features.Features`] of this model, which are judged
+                part by part, in bounded memory. Methods that change images before they judge them, such as odin, take
+                images alone.
             batch_size (`int`, *optional*, defaults to 32): Images per pass through the model.
 
         Returns:
             `torch.Tensor` of shape `(images,)`, float32, on the CPU; higher = more OOD.
 
         Raises:
-            ImageError, TypeError, ValueError: As for calling the detector; embeddings of another width, or not finite.
+            ImageError, TypeError, ValueError: As for calling the detector; embeddings of another width, or not finite,
+                or for a method that takes images alone.
         """
         self._follow_model()
         self.check_fitted()
+        self._check_judged(images)
         return torch.cat([torch.empty(0), *map(self._score, self._compare(images, batch_size))])
 
     def predict(self, images: Any, batch_size: int = 32) -> Tensor:
         """Find the most probable label of images, or of image embeddings, OOD or not.
 
         Args:
-            images: As for `score`.
+            images: As for `score`; of embeddings, any method finds the labels.
             batch_size (`int`, *optional*, defaults to 32): Images per pass through the model.
 
         Returns:
@@ -229,14 +251,21 @@ class OODDetector(DetectorState):
             ImageError, TypeError, ValueError: As for `score`.
         """
         self._follow_model()
+        if self.method.classify is not None:
+            self.check_fitted()
         return torch.cat([torch.empty(0, dtype=torch.int64), *map(_nearest, self._compare(images, batch_size))])
 
-    def score_and_predict(self, images: Any, batch_size: int = 32) -> tuple[Tensor, Tensor]:
+    def score_and_predict(
+        self, images: Any, batch_size: int = 32, *, from_prepared: bool = False
+    ) -> tuple[Tensor, Tensor]:
         """Compute what `score` and `predict` do, in one pass.
 
         Args:
             images: As for `score`.
             batch_size (`int`, *optional*, defaults to 32): Images per pass through the model.
+            from_prepared (`bool`, *optional*, defaults to `False`):
+                Whether embeddings are those that `embed_prepared` gave. Matters to methods that change images before
+                they judge them, which take no others.
 
         Returns:
             Two `torch.Tensor` of shape `(images,)`, on the CPU: the OOD-ness, float32, higher = more OOD; and the
@@ -247,6 +276,8 @@ class OODDetector(DetectorState):
         """
         self._follow_model()
         self.check_fitted()
+        if not from_prepared:
+            self._check_judged(images)
         scores, nearest = [torch.empty(0)], [torch.empty(0, dtype=torch.int64)]
         for inputs in self._compare(images, batch_size):
             scores.append(self._score(inputs))
@@ -291,7 +322,8 @@ class OODDetector(DetectorState):
         Args:
             id_images: Images of the labels, or their embeddings, as for `score`.
             id_labels (`Sequence`, *optional*):
-                What each of them shows: one of `labels`, or its position there. Needed by the methods that say so.
+                What each of them shows: one of `labels`, or its position there. Needed by the methods that say so; by
+                default those of [`~clipn_hf.features.Features`].
             batch_size (`int`, *optional*, defaults to 32): Images per pass through the model.
             use_cache (`bool`, *optional*, defaults to `True`): Whether to read and keep embeddings on disk.
 
@@ -301,30 +333,53 @@ class OODDetector(DetectorState):
         Raises:
             TypeError, ValueError:
                 Images, or labels, that the method needs are missing; labels that are not among those of the detector;
+                several images, all with the same embedding;
                 what the method refuses; as [`~clipn_hf.features.extract_features`].
         """
         if self.method.fit is None:
             return self
         self._follow_model()
         for need, value, name in (("training", id_images, "id_images"), ("training_labels", id_labels, "id_labels")):
-            if need in self.method.needs and value is None:
+            is_known = isinstance(id_images, Features) and name == "id_labels" and id_images.labels is not None
+            if need in self.method.needs and value is None and not is_known:
                 raise ValueError(f"Method {self.method.name} needs {NEEDS[need]}; pass them as `{name}`.")
+        if id_labels is None and isinstance(id_images, Features) and "training_labels" in self.method.needs:
+            id_labels = id_images.labels
         positions = None if id_labels is None else label_positions(id_labels, self.labels)
         embeddings, digests, positions = embed_images(self, id_images, positions, batch_size, use_cache)
         classes = None if positions is None else torch.tensor(positions, dtype=torch.int64)
         labels = self.labels
-        inputs = TrainingInputs(normalize(embeddings, dim=1), classes, len(labels))
+        inputs = TrainingInputs(
+            normalize(embeddings, dim=1),
+            classes,
+            len(labels),
+            self._texts.text,
+            self._encoder.logit_scale,
+            self._encoder.logit_bias,
+            tuple(labels),
+            # Which sums in float64 that MPS has not.
+            "cpu" if self._encoder.device.type == "mps" else self._encoder.device,
+        )
+        _check_differ(inputs.image_embeddings)
         # By name, so that the digest is the same however the labels were given.
         names = None if positions is None else [labels[position] for position in positions]
         if names is not None and "training_labels" in self.method.needs:
             check_every_label("`id_labels` has no image of", names, labels, "give images of each label")
-        self._state = self.method.fit(inputs, **self.method.settings_of(self.method.fit, self.settings))
+        with warnings.catch_warnings(record=True) as found:
+            state = self.method.fit(inputs, **self.method.settings_of(self.method.fit, self.settings))
+        for warning in found:
+            # At the line that called this, where something can be done about it.
+            warnings.warn(warning.message, warning.category, stacklevel=2)
+        self._state = state
+        self._unstated_settings = frozenset()
         self.fitted_on = {
             "images": len(embeddings),
             "labelled": names is not None,
             "date": _today(),
             "sha256": data_digest(digests, names),
         }
+        if self.method.report is not None:
+            self.fitted_on |= self.method.report(state, self.settings, labels, self.templates)
         # Embeddings of the images may come in their place later.
         self._fitted_digests = frozenset([*digests, *row_digests(embeddings)])
         self._remember_weights()
@@ -397,7 +452,7 @@ class OODDetector(DetectorState):
                 f"`id_images` has {seen} of {len(digests)} images that the method was fitted on, whose scores are not "
                 "those of new images; calibrate with others."
             )
-        scores, nearest = self.score_and_predict(embeddings)
+        scores, nearest = self.score_and_predict(embeddings, from_prepared=True)
         predicted = None
         if per_label:
             labels = self.labels
@@ -417,7 +472,7 @@ class OODDetector(DetectorState):
                     f"`ood_images` has {shared} of {len(ood_digests)} images that are among `id_images`, too; an "
                     "image is one or the other."
                 )
-            ood_scores = self.score(ood_embeddings)
+            ood_scores, _ = self.score_and_predict(ood_embeddings, from_prepared=True)
         try:
             calibration = calibrate(
                 scores,
@@ -442,6 +497,7 @@ class OODDetector(DetectorState):
         )
         self._calibration_scores, self._calibration_labels = scores, nearest
         self._remember_weights()
+        self._warn_of_highest_threshold()
         return self._calibration
 
     def guess_threshold(self) -> Calibration:
@@ -478,6 +534,11 @@ class OODDetector(DetectorState):
         logger.warning(f"The threshold is {threshold:g}. {self._calibration.promise}")
         return self._calibration
 
+    @property
+    def knows_fitted_images(self) -> bool:
+        """Whether `count_fitted` can say: not where a probe was trained elsewhere, of images that it does not name."""
+        return self.fitted_on is None or bool(self._fitted_digests)
+
     def count_fitted(self, digests: Iterable[bytes]) -> int:
         """Count the images that the method was fitted on, whose scores are not those of new images.
 
@@ -494,6 +555,8 @@ class OODDetector(DetectorState):
         image_embeddings: Tensor | npt.NDArray[Any],
         top_k: int | None = TOP_K,
         top_negatives: int = TOP_NEGATIVES,
+        *,
+        from_prepared: bool = False,
     ) -> list[OODResult]:
         """Judge images by their embeddings.
 
@@ -502,16 +565,19 @@ class OODDetector(DetectorState):
             top_k (`int`, *optional*, defaults to 5): How many labels to list at most; None lists all.
             top_negatives (`int`, *optional*, defaults to 3):
                 How many negative labels to list at most, if the detector has any; 0 for none.
+            from_prepared (`bool`, *optional*, defaults to `False`): As for `score_and_predict`.
 
         Returns:
             `list` of [`OODResult`], one per image.
 
         Raises:
-            ValueError: Embeddings of another shape, or not finite; the method was not fitted.
+            ValueError: Embeddings of another shape, or not finite; the method was not fitted, or takes images alone.
         """
         check_count("top_k", top_k)
         check_given_count("top_negatives", top_negatives, minimum=0)
         self.check_fitted()
+        if not from_prepared:
+            check_judged_by_embeddings(self.method)
         parts = split_embeddings(self, image_embeddings)
         return [result for part in parts for result in self._results(self._inputs(part), top_k, top_negatives)]
 
@@ -556,6 +622,7 @@ class OODDetector(DetectorState):
         texts = {name: changes[name] for name in _TEXTS if name in changes}
         settings = {name: value for name, value in changes.items() if name not in (*_TEXTS, "threshold", "method")}
         method = get_method(changes.get("method", self.method.name))
+        _check_arguments(settings, method)
         same_method = method is self.method
         resolved = method.resolve_settings({**(self.settings if same_method else {}), **settings}, OPTIONS)
         other = copy.copy(self)
@@ -568,11 +635,11 @@ class OODDetector(DetectorState):
             quiet._says_once = True
             quiet._forget("method", fitted=True, threshold=True)
         elif resolved != dict(self.settings):
-            of_fit = [method.settings_of(method.fit, settings) for settings in (self.settings, resolved)]
             other._settings = resolved
-            other._forget("settings", fitted=of_fit[0] != of_fit[1], threshold=True)
+            other._forget("settings", fitted=not method.learns_the_same(self.settings, resolved), threshold=True)
         if same_method:
             other._change_texts(**texts)
+            other._check_groups(other._texts)
         if "threshold" in changes:
             other.threshold = changes["threshold"]
         other._says_once = False
@@ -596,7 +663,8 @@ class OODDetector(DetectorState):
                 there and was not written by this method is left as it is.
             include_weights (`bool`, *optional*, defaults to `True`):
                 Whether to save the weights. Otherwise the detector names the Hub id and revision, or the folder
-                (relative to its own), that they were loaded from. Needed for a model with an adapter.
+                (relative to its own), that they were loaded from; in that folder itself it is published with them.
+                Needed for a model with an adapter.
             push_to_hub (`bool`, *optional*, defaults to `False`): Whether to publish these files, too.
             hub_arguments: Arguments of `push_to_hub()`; `repo_id` is by default the name of the folder.
 
@@ -606,7 +674,8 @@ class OODDetector(DetectorState):
         Raises:
             TypeError: The encoder has no model, or there are arguments for publishing without `push_to_hub`.
             ValueError: The weights are to be named but were not loaded from anywhere, or are to be saved and have an
-                adapter.
+                adapter; the folder has the weights or the adapter of another model; the files are to be published and
+                name a local folder.
         """
         for name in hub_arguments:
             if name not in PUBLISHING_OPTIONS:
@@ -634,7 +703,7 @@ class OODDetector(DetectorState):
             "method": self.method.name,
             # Settings may be numbers of numpy.
             "settings": {
-                name: value.item() if hasattr(value, "item") else value for name, value in self.settings.items()
+                name: value.item() if hasattr(value, "item") else value for name, value in self.known_settings.items()
             },
             "negatives": None if bank is None else {**bank.describe(), "asked": asked_to_json(wording.negatives)},
             "fitted_on": self.fitted_on,
@@ -724,6 +793,7 @@ class OODDetector(DetectorState):
         DetectorState.__init__(detector, encoder, method, settings, wording, values["threshold"], texts)
         detector._state = tensors_under(_STATE, tensors)
         detector.fitted_on = values["fitted_on"]
+        detector._unstated_settings = frozenset(method.settings) - {*values["settings"]}
         detector._fitted_digests = unstack_digests(tensors.get("fitted_digests"))
         if values["calibration"] is not None:
             detector._calibration = Calibration.from_dict(values["calibration"])
@@ -731,6 +801,141 @@ class OODDetector(DetectorState):
             detector._calibration_labels = tensors.get("calibration_labels")
         detector._weights_sha256 = digest
         return detector
+
+    @classmethod
+    def from_probe(
+        cls,
+        model: Any,
+        probe: Any,
+        id_images: Any = None,
+        id_labels: Iterable[Any] | None = None,
+        *,
+        templates: Sequence[str] | None = None,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+        **settings: Any,
+    ) -> Self:
+        """Make a detector of a linear probe that was trained before.
+
+        Its method is linear_probe, or plp where `probe.trained_on` tells of `"pseudo_labels"`. Which images the probe
+        was trained on is not in it: without `id_images`, `calibrate` cannot refuse them; give it others.
+
+        Args:
+            model: As for the class; the model that the embeddings came from on which the probe was trained.
+            probe ([`~clipn_hf.probing.LinearProbe`], `str` or `os.PathLike`):
+                The probe with the names of its classes as `labels`, or its folder or Hub id.
+            id_images (*optional*):
+                The images that it was trained on, as for `fit`. The detector knows them then, and may have the score
+                "relative_mahalanobis".
+            id_labels (`Iterable`, *optional*):
+                What it was trained to take each of them for, as for `fit`: labels, or pseudo-labels.
+            templates (`Sequence[str]`, *optional*):
+                As for the class; they do not matter to verdicts. Those of pseudo-labels are in the probe.
+            device (`str` or `torch.device`, *optional*): As in [`DualEncoder`].
+            dtype (`str` or `torch.dtype`, *optional*): As in [`DualEncoder`].
+            settings:
+                Those that scoring has: `score`, `temperature`. The others are those of the training, as far as the
+                probe tells them; what it does not tell is left out of what is saved.
+
+        Returns:
+            [`OODDetector`]: Fitted.
+
+        Raises:
+            TypeError: `probe` is something else, or there is no such setting.
+            ValueError:
+                The probe has no `labels`, is damaged or belongs to another model; the score needs `id_images`; these
+                are not those that the probe was trained on, or there are other templates than those of its
+                pseudo-labels.
+            OSError: There is no such model or probe.
+
+        Example:
+
+        ```python
+        >>> detector = OODDetector.from_probe("openai/clip-vit-base-patch16", "org/probe")  # doctest: +SKIP
+        >>> calibration = detector.calibrate(photos)  # doctest: +SKIP
+
+        ```
+        """
+        if isinstance(probe, str | os.PathLike):
+            probe = LinearProbe.from_pretrained(probe)
+        if not isinstance(probe, LinearProbe):
+            got = type(probe).__name__
+            raise TypeError(f"`probe` must be a LinearProbe, or the folder or Hub id of one, got {got}.")
+        trained_on = probe.trained_on or {}
+        pseudo = trained_on.get("pseudo_labels")
+        method = get_method("linear_probe" if pseudo is None else "plp")
+        for name in settings:
+            if name in method.settings and name not in SCORE_SETTINGS:
+                raise TypeError(f"`{name}` is for training; the probe is trained already. Leave it out, or use `fit`.")
+        resolved = method.resolve_settings(settings, ("id_images", "id_labels", "templates", "device", "dtype"))
+        if resolved["score"] == "relative_mahalanobis" and id_images is None:
+            raise ValueError(
+                'The score "relative_mahalanobis" needs the logits of the training images, which a probe does not '
+                "have; give these images as `id_images`."
+            )
+        probe.check()
+        if probe.labels is None:
+            raise ValueError("The probe has no names of its classes; set `probe.labels`, a list of texts.")
+        encoder = make_encoder(model, None, device, dtype)
+        check_image_encoder(probe.encoder, encoder, "The weights of the probe", "set `probe.encoder` to None")
+        lacking = [name for name in _FITTED_ON if name not in trained_on]
+        if lacking:
+            raise ValueError(
+                f"The probe does not say on what it was trained: `probe.trained_on` lacks {', '.join(lacking)}. Train "
+                "it by `train_linear_probe`, or set them."
+            )
+        told = dict(trained_on)
+        if pseudo is not None:
+            told["min_confidence"] = pseudo["min_confidence"]
+            if templates is not None and [*templates] != pseudo["templates"]:
+                raise ValueError(
+                    f"`templates` must be those of the pseudo-labels of the probe, {pseudo['templates']}, got "
+                    f"{[*templates]}; leave them out."
+                )
+            templates = pseudo["templates"]
+        resolved |= {name: told[name] for name in method.settings if name in told}
+        detector = cls(encoder, probe.labels, method.name, templates=templates, **resolved)
+        if detector.dim != probe.dim:
+            raise ValueError(
+                f"The probe is for embeddings of width {probe.dim}, those of the model have width {detector.dim}; "
+                "give the model that it was trained with."
+            )
+        detector._state = probe_state(probe)
+        detector.fitted_on = {name: trained_on[name] for name in (*_FITTED_ON, *_HOW_FITTED) if name in trained_on}
+        detector._unstated_settings = frozenset(method.settings) - {*told, *SCORE_SETTINGS}
+        if id_images is not None:
+            detector._learn_training_images(id_images, id_labels)
+        detector._remember_weights()
+        return detector
+
+    def _learn_training_images(self, id_images: Any, id_labels: Iterable[Any] | None) -> None:
+        """Take from the images that a probe was trained on what is not in the probe."""
+        assert self.fitted_on is not None
+        if id_labels is None and isinstance(id_images, Features):
+            id_labels = id_images.labels
+        if id_labels is None:
+            raise ValueError("`id_images` need the labels that the probe was trained with; give them as `id_labels`.")
+        labels = self.labels
+        positions = label_positions(id_labels, labels)
+        embeddings, digests, known = embed_images(self, id_images, positions, 32, True)
+        assert known is not None
+        # It may have been trained on mere embeddings of the same images.
+        of_rows = row_digests(embeddings)
+        found = {data_digest(each, [labels[row] for row in known]) for each in (digests, of_rows)}
+        if self.fitted_on["sha256"] not in found:
+            raise ValueError(
+                f"`id_images` are not the {self.fitted_on['images']} images that the probe was trained on, or "
+                "`id_labels` are not what it was trained to take them for, by their digest; give the same as for the "
+                "training, or leave them out."
+            )
+        self._fitted_digests = frozenset([*digests, *of_rows])
+        if self.settings["score"] == "relative_mahalanobis":
+            self._state = add_gaussians(self._state, normalize(embeddings, dim=1), torch.tensor(known))
+
+    def _check_judged(self, images: Any) -> None:
+        """Check that images, of which there may be embeddings alone, can be judged."""
+        if is_embeddings(images):
+            check_judged_by_embeddings(self.method)
 
     def _compare(self, images: Any, batch_size: int) -> Iterator[MethodInputs]:
         """What the method sees of images, or of their embeddings, of so many at once that memory stays bounded."""
@@ -796,6 +1001,24 @@ class OODDetector(DetectorState):
             return ["undecided"] * len(nearest), [None] * len(nearest)
         return ["unknown" if unknown else "known" for unknown in is_ood], [self.threshold] * len(nearest)
 
+    def _warn_of_highest_threshold(self) -> None:
+        """Say that too many calibration images have the highest score that there is for any to be called OOD."""
+        assert self._calibration is not None
+        highest, groups = self.method.max_score, self._calibration.groups
+        thresholds = [group.threshold for group in groups] or [self._calibration.threshold]
+        reached = sum(highest is not None and threshold >= highest - _NEAR for threshold in thresholds)
+        if not reached:
+            return
+        whose = f"The threshold of {reached} of {len(groups)} labels" if groups else "The threshold"
+        where = " that looks most like these" if groups else ""
+        temperature = "raise the setting `temperature`, " if "temperature" in self.settings else ""
+        logger.warning(
+            f"{whose} lies within 1e-6 of {highest:g}, the highest score of method {self.method.name}, so that "
+            f"practically no image{where} can be called unknown: too many calibration images look as unknown as can "
+            f"be. Give labels that describe them better, {temperature}allow a larger `max_id_rejection`, or use "
+            "another method."
+        )
+
     def _p_values(self, scores: Tensor, nearest: Tensor) -> npt.NDArray[np.float64]:
         """The p-value of each score, within the calibration images of its label if labels have thresholds."""
         assert self._calibration is not None
@@ -808,6 +1031,29 @@ class OODDetector(DetectorState):
             rows = nearest == label
             found[rows.numpy()] = p_values(self._calibration_scores[self._calibration_labels == label], scores[rows])
         return found
+
+
+def _check_arguments(settings: Iterable[str], method: Method) -> None:
+    """Refuse as settings what belongs elsewhere, and say where."""
+    for name in settings:
+        if name in method.settings:
+            continue
+        if name in _LOADING:
+            raise TypeError(
+                f"`{name}` is for loading a model; give `DualEncoder.from_pretrained(…, {name}=…)` as `model`."
+            )
+        if name in _CALLING:
+            raise TypeError(f"`{name}` belongs to the call; judge images by `detector(images, {name}=…)`.")
+
+
+def _check_differ(embeddings: Tensor) -> None:
+    """Check that a method has more to learn from than one image over and over."""
+    # Float32 numbers of unit norm, from batches that were rounded in other ways
+    if len(embeddings) > 1 and (embeddings.amax(dim=0) - embeddings.amin(dim=0)).max() <= _SAME:
+        raise ValueError(
+            f"All {len(embeddings)} images to fit on have the same embedding; give images that differ, and look for "
+            "damaged weights."
+        )
 
 
 def _nearest(inputs: MethodInputs) -> Tensor:

@@ -2,12 +2,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """The card of a detector: which images it knows, how it decides, and what its threshold promises."""
 
+import json
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCardData
 from transformers.utils import logging
+from transformers.utils.peft_utils import ADAPTER_CONFIG_NAME
 
 from .files import atomic_path
 from .methods import get_method
@@ -33,7 +37,7 @@ def write_detector_card(folder: Path, values: Mapping[str, Any], repo_id: str) -
         logger.warning(f"{path} is not from clipn-hf and stays as it is; it does not tell of the detector.")
         return
     with atomic_path(path) as partial:
-        partial.write_text(detector_card(values, repo_id), encoding="utf-8")
+        partial.write_text(detector_card(values, repo_id, _base_of_adapter(folder, values)), encoding="utf-8")
 
 
 def is_own_card(path: Path) -> bool:
@@ -41,38 +45,49 @@ def is_own_card(path: Path) -> bool:
     return _MARK in path.read_text(encoding="utf-8", errors="replace")
 
 
-def detector_card(values: Mapping[str, Any], repo_id: str) -> str:
+def detector_card(values: Mapping[str, Any], repo_id: str, adapter_base: str | None = None) -> str:
     """Compose the card of a detector.
 
     Args:
         values (`Mapping`): What is in its `detector.json`.
         repo_id (`str`): The name it is loaded by.
+        adapter_base (`str`, *optional*): The model that the adapter beside it is for, if there is one.
 
     Returns:
         `str`: Markdown with metadata in front.
     """
     method, model = get_method(values["method"]), values["model"]
+    negatives, fitted = values["negatives"], values["fitted_on"] or {}
+    finetuning, pseudo_labels = fitted.get("finetuning"), fitted.get("pseudo_labels")
+    # What weights inside the folder were made from.
+    base = adapter_base or (finetuning or {}).get("base")
+    if model["weights"] == "hub" or _is_hub_id(model):
+        base = model["id"]
     metadata = ModelCardData(
-        library_name="transformers",
+        library_name="transformers" if adapter_base is None else "peft",
         pipeline_tag="zero-shot-image-classification",
         tags=["clipn_hf", "ood-detection", "out-of-distribution"],
-        base_model=model["id"] if model["weights"] == "hub" or _is_hub_id(model) else None,
+        base_model=base if base and _is_on_hub(base) else None,
     )
     labels = values["labels"]
     listed = ", ".join(f"`{_inline(label)}`" for label in labels[:_MAX_LABELS])
     more = f" and {len(labels) - _MAX_LABELS:,} more" if len(labels) > _MAX_LABELS else ""
-    negatives, fitted = values["negatives"], values["fitted_on"]
     in_effect = effective_settings(values["settings"], None if negatives is None else negatives["count"])
     settings = ", ".join(f"`{name}` = {value}" for name, value in in_effect.items())
     rows = {
         "Method": f"{method.title} (`{method.name}`), [{method.reference}](https://arxiv.org/abs/{method.reference})",
         "Settings": settings or None,
         "Model": f"{model['class']} `{_inline(model['id'] or 'without a name')}`"
-        + (f", revision `{model['revision']}`" if model["revision"] else ""),
+        + (f", revision `{model['revision']}`" if model["revision"] else "")
+        + ("" if adapter_base is None else f", an adapter for `{_inline(_public_name(adapter_base))}`"),
+        "Fine-tuning": None if finetuning is None else _finetuning(finetuning),
+        "Pseudo-labels": None if pseudo_labels is None else _pseudo_labels(pseudo_labels),
         "Templates": _texts(values["used_templates"]),
         '"No" templates': _texts(values["used_no_templates"]),
         "Negative labels": _negatives(negatives),
-        "Fitted on": fitted and f"{fitted['images']:,} images, {fitted['date']}, SHA-256 `{fitted['sha256'][:16]}…`",
+        "Fitted on": f"{fitted['images']:,} images, {fitted['date']}, SHA-256 `{fitted['sha256'][:16]}…`"
+        if fitted
+        else None,
     }
     explanation = "" if negatives is None else ', "negatives": […]'
     table = "\n".join(f"| {name} | {_cell(value)} |" for name, value in rows.items() if value)
@@ -150,8 +165,51 @@ def _negatives(negatives: Mapping[str, Any] | None) -> str | None:
     )
 
 
+def _finetuning(finetuning: Mapping[str, Any]) -> str:
+    how = {"full": "all of it", "lora": "by low-rank adapters (LoRA)"}
+    base = finetuning.get("base")
+    settings = {name: value for name, value in finetuning.items() if name not in ("tuning", "base", "base_sha256")}
+    listed = ", ".join(f"`{name}` = {value}" for name, value in settings.items())
+    tuning = how.get(finetuning["tuning"], str(finetuning["tuning"]))
+    origin = f" of `{_inline(_public_name(base))}`" if base else ""
+    return f"the head was trained together with the image encoder{origin}, {tuning}" + (
+        f"; {listed}" if listed else ""
+    )
+
+
+def _pseudo_labels(pseudo_labels: Mapping[str, Any]) -> str:
+    confidence = pseudo_labels["min_confidence"]
+    kept = f"{pseudo_labels['kept']:,} of {pseudo_labels['of']:,} images"
+    certain = "" if confidence is None else f", those with a confidence of {confidence:g} or more"
+    extremes = [
+        f"{word} {pseudo_labels[word]['images']:,} (`{_inline(pseudo_labels[word]['label'])}`)"
+        for word in ("fewest", "most")
+        if word in pseudo_labels
+    ]
+    balance = f"; {', '.join(extremes)}" if extremes else ""
+    return f"{kept}{certain}{balance}; texts in {_texts(pseudo_labels['templates'])}"
+
+
+def _base_of_adapter(folder: Path, values: Mapping[str, Any]) -> str | None:
+    """The model that the adapter in the folder of a detector is for."""
+    file = folder / ADAPTER_CONFIG_NAME
+    if values["model"]["weights"] != "inside" or not file.is_file():
+        return None
+    base = json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    return str(base) if base else None
+
+
 def _is_hub_id(model: Mapping[str, Any]) -> bool:
     return bool(model["revision"]) and str(model["id"]).count("/") == 1
+
+
+def _is_on_hub(name: str) -> bool:
+    return re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None and not os.path.exists(name)
+
+
+def _public_name(name: str) -> str:
+    # Of a path, the rest tells of somebody's machine.
+    return name if _is_on_hub(name) else os.path.basename(os.path.normpath(name))
 
 
 def _texts(texts: list[str] | None) -> str | None:

@@ -4,7 +4,7 @@
 
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers.utils import logging
 
 from .encoders import DualEncoder, PrecomputedEncoder
+from .features import Features
 from .methods import METHODS, NEEDS, Method, Need
 from .prompts import validate_labels
 
@@ -23,12 +24,15 @@ _REMEDIES: dict[Need, str] = {
     "no": "use a trained CLIPN, or one of",
     "sigmoid": "use a SigLIP, or one of",
     "text_encoder": "give a model in place of embeddings that were computed before, or use one of",
+    "pixels": "give a model in place of embeddings that were computed before, or use one of",
     "negatives": "give them as `negatives`, or use one of",
 }
 
 
 def is_embeddings(images: Any) -> bool:
-    """Tell whether `images` are embeddings: a floating-point matrix."""
+    """Tell whether `images` are embeddings: a floating-point matrix, or [`~clipn_hf.features.Features`]."""
+    if isinstance(images, Features):
+        return True
     if isinstance(images, Tensor):
         return images.ndim == 2 and images.is_floating_point()
     return isinstance(images, np.ndarray) and images.ndim == 2 and np.issubdtype(images.dtype, np.floating)
@@ -110,11 +114,66 @@ def check_image_embeddings(image_embeddings: Any, dim: int) -> Tensor:
     """
     embeddings = torch.as_tensor(image_embeddings).detach().float().cpu()
     check_width(embeddings, dim)
-    if not torch.isfinite(embeddings).all():
+    # Not value by value, which would take more memory again than a large bank.
+    if not torch.isfinite(torch.stack([embeddings.amin(dim=1), embeddings.amax(dim=1)])).all():
         raise ValueError("Image embeddings have NaN or infinite values; compute them again in float32.")
     if len(embeddings) and not embeddings.any(dim=1).all():
         raise ValueError("Image embeddings have rows of zeros, which have no direction; compute them again.")
     return embeddings
+
+
+def own_embeddings(image_embeddings: Any, encoder: DualEncoder | PrecomputedEncoder, dim: int) -> Tensor:
+    """Check that embeddings are of the right width, and of the model if that is known.
+
+    Args:
+        image_embeddings: A matrix, or [`~clipn_hf.features.Features`].
+        encoder ([`DualEncoder`] or [`PrecomputedEncoder`]): The model.
+        dim (`int`): The width that the embeddings of the labels have.
+
+    Returns:
+        `torch.Tensor` of shape `(images, dim)`: As it was given.
+
+    Raises:
+        ValueError: Another shape or another model.
+    """
+    features = image_embeddings if isinstance(image_embeddings, Features) else None
+    embeddings = torch.as_tensor(image_embeddings if features is None else features.embeddings)
+    check_width(embeddings, dim)
+    if features is not None:
+        check_image_encoder(features.encoder, encoder, "The features", "give `features.embeddings`")
+    return embeddings
+
+
+def check_image_encoder(
+    made_with: Mapping[str, Any] | None, encoder: DualEncoder | PrecomputedEncoder, what: str, escape: str
+) -> None:
+    """Check that what was made from image embeddings is used with the model that they came from.
+
+    Args:
+        made_with (`Mapping`, *optional*): As [`~clipn_hf.digests.describe_image_encoder`]; None where it is not known.
+        encoder ([`DualEncoder`] or [`PrecomputedEncoder`]): The model.
+        what (`str`): How the error begins.
+        escape (`str`): What to do by those who know better.
+
+    Raises:
+        ValueError: It is another model, or in another precision.
+    """
+    if made_with is None or not isinstance(encoder, DualEncoder):
+        return
+    own = encoder.describe_images()
+    if made_with["sha256"] != own["sha256"]:
+        is_alike = made_with["dtype"] == own["dtype"]
+        precision = "" if is_alike else f"; one computes in {made_with['dtype']}, the other in {own['dtype']}"
+        raise ValueError(
+            f"{what} are of another image encoder ({made_with['id']}, SHA-256 {made_with['sha256'][:16]}…) than this "
+            f"one ({own['id']}, SHA-256 {own['sha256'][:16]}…){precision}. Use that model, or embed the images anew; "
+            f"if you know that both embed alike, {escape}."
+        )
+    if made_with["image_processor_sha256"] != own["image_processor_sha256"]:
+        logger.warning_once(
+            f"{what} are of images that were prepared in another way than by this model: other settings or another "
+            "class of image processor. Scores may differ."
+        )
 
 
 def check_width(embeddings: Tensor, dim: int) -> None:
@@ -182,6 +241,28 @@ def check_every_label(what: str, found: Iterable[str], labels: Sequence[str], fi
         raise ValueError(f"{what} {', '.join(map(repr, absent[:3]))}{more}; {fix}.")
 
 
+def provided_needs(encoder: DualEncoder | PrecomputedEncoder, has_negatives: bool = False) -> set[Need]:
+    """Tell which needs of methods can be met with an encoder; those of fitting are met by images.
+
+    Args:
+        encoder ([`DualEncoder`] or [`PrecomputedEncoder`]): What embeds images and labels.
+        has_negatives (`bool`, *optional*, defaults to `False`): As for [`unserved`].
+
+    Returns:
+        `set` of keys of `NEEDS`.
+    """
+    provided: set[Need] = {"global", "training", "training_labels"}
+    if encoder.has_no_encoder:
+        provided.add("no")
+    if encoder.is_sigmoid:
+        provided.add("sigmoid")
+    if isinstance(encoder, DualEncoder):
+        provided |= {"negatives", "text_encoder", "pixels"}
+    elif has_negatives:
+        provided.add("negatives")
+    return provided
+
+
 def unserved(method: Method, encoder: DualEncoder | PrecomputedEncoder, has_negatives: bool = False) -> str | None:
     """Tell why an encoder cannot serve a method.
 
@@ -194,15 +275,7 @@ def unserved(method: Method, encoder: DualEncoder | PrecomputedEncoder, has_nega
     Returns:
         `str`: The reason; None if the encoder has all that the method needs of a model.
     """
-    provided: set[Need] = {"global", "training", "training_labels"}
-    if encoder.has_no_encoder:
-        provided.add("no")
-    if encoder.is_sigmoid:
-        provided.add("sigmoid")
-    if isinstance(encoder, DualEncoder):
-        provided |= {"negatives", "text_encoder"}
-    elif has_negatives:
-        provided.add("negatives")
+    provided = provided_needs(encoder, has_negatives)
     lacking = [need for need in _REMEDIES if need in method.needs - provided]
     if not lacking:
         return None
@@ -221,6 +294,20 @@ def check_served(method: Method, encoder: DualEncoder | PrecomputedEncoder, has_
     reason = unserved(method, encoder, has_negatives)
     if reason is not None:
         raise ValueError(reason)
+
+
+def check_judged_by_embeddings(method: Method) -> None:
+    """Check that a method can judge images of which there are embeddings alone.
+
+    Raises:
+        ValueError: It changes images before it judges them.
+    """
+    if method.perturb is not None:
+        able = method_names(row for row in METHODS.values() if row.perturb is None)
+        raise ValueError(
+            f"Method {method.name} changes the pixels of images before it judges them, but these are embeddings of "
+            f"images as they are; give the images, or use one of {able}."
+        )
 
 
 def make_encoder(
@@ -260,6 +347,8 @@ __all__ = [
     "check_every_label",
     "check_given_count",
     "check_image_embeddings",
+    "check_image_encoder",
+    "check_judged_by_embeddings",
     "check_labels",
     "check_served",
     "check_threshold",
@@ -268,5 +357,7 @@ __all__ = [
     "label_positions",
     "make_encoder",
     "method_names",
+    "own_embeddings",
+    "provided_needs",
     "unserved",
 ]

@@ -7,24 +7,33 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
-import torch
+import numpy as np
 from torch import Tensor
 from torch.nn.functional import normalize
 from transformers.utils import logging
 
-from .detector_checks import check_given_count, check_image_embeddings, check_width, is_embeddings
+from .detector_checks import (
+    check_given_count,
+    check_image_embeddings,
+    check_judged_by_embeddings,
+    is_embeddings,
+    own_embeddings,
+)
 from .detector_state import DetectorState
-from .features import extract_features
+from .encoders import DualEncoder
+from .features import Features, extract_features
 from .images import image_of, number_images
 
 logger = logging.get_logger(__name__)
 
 # Cosines of images with labels that are held at once: 8 MB in float32.
 _COSINES = 2**21
+# Embeddings that are normalized at once to be digested: 16 MB with 512 dimensions.
+_DIGESTED = 2**13
 
 
 def embed_batches(detector: DetectorState, images: Any, batch_size: int) -> Iterator[Tensor]:
-    """Embed images, no more of which are in memory than one batch.
+    """Embed images as the method judges them, no more of which are in memory than one batch.
 
     Args:
         detector ([`OODDetector`]): Its encoder embeds them.
@@ -40,12 +49,13 @@ def embed_batches(detector: DetectorState, images: Any, batch_size: int) -> Iter
     check_given_count("batch_size", batch_size)
     if is_embeddings(images):
         raise TypeError("These are embeddings; judge them by `results` or `score`.")
-    encoder = detector.image_encoder
+    encoder = _image_encoder(detector, images)
     numbered = number_images(images)
     # A single image needs no number in errors.
     items = iter([(None, image_of(images))] if numbered is None else numbered)
     while batch := list(itertools.islice(items, batch_size)):
-        yield encoder.image_embeddings(encoder.prepare_images([image for _, image in batch], start=batch[0][0]))
+        prepared = encoder.prepare_images([image for _, image in batch], start=batch[0][0])
+        yield detector.embed_prepared(prepared)
 
 
 def split_embeddings(detector: DetectorState, image_embeddings: Any) -> Iterator[Tensor]:
@@ -61,13 +71,17 @@ def split_embeddings(detector: DetectorState, image_embeddings: Any) -> Iterator
     Raises:
         ValueError: Embeddings of another shape.
     """
-    embeddings = torch.as_tensor(image_embeddings)
-    check_width(embeddings, detector.dim)
+    embeddings = own_embeddings(image_embeddings, detector.encoder, detector.dim)
     yield from embeddings.split(max(1, _COSINES // max(detector.dim, len(detector.labels))))
 
 
 def embed_images(
-    detector: DetectorState, images: Any, positions: list[int] | None, batch_size: int, use_cache: bool
+    detector: DetectorState,
+    images: Any,
+    positions: list[int] | None,
+    batch_size: int,
+    use_cache: bool,
+    to_judge: bool = False,
 ) -> tuple[Tensor, list[bytes], list[int] | None]:
     """Embed images to learn from.
 
@@ -77,6 +91,9 @@ def embed_images(
         positions (`list[int]`, *optional*): The position of the label of each.
         batch_size (`int`): Images per pass through the model.
         use_cache (`bool`): Whether to read and keep embeddings on disk.
+        to_judge (`bool`, *optional*, defaults to `False`):
+            Whether to embed images as the method judges them, which may change them before. Nothing is kept on disk
+            then.
 
     Returns:
         `tuple[torch.Tensor, list[bytes], list[int]]`: Embeddings `(images, dim)`, or those given as they are; a digest
@@ -87,15 +104,25 @@ def embed_images(
     """
     check_given_count("batch_size", batch_size)
     if is_embeddings(images):
+        if to_judge:
+            check_judged_by_embeddings(detector.method)
         # As they are: scores are bit-equal to those of the same embeddings later, when they are normalised once.
-        embeddings = check_image_embeddings(images, detector.dim)
+        given = own_embeddings(images, detector.encoder, detector.dim)
+        embeddings = check_image_embeddings(given, detector.dim)
         if len(embeddings) == 0:
             raise ValueError("There are no image embeddings; give those of at least one image.")
         if positions is not None and len(positions) != len(embeddings):
             raise ValueError(f"`id_labels` must be one per image, got {len(positions)} for {len(embeddings)} images.")
+        if isinstance(images, Features):
+            return embeddings, [bytes.fromhex(digest) for digest in images.digests], positions
         return embeddings, row_digests(embeddings), positions
     features = extract_features(
-        images, detector.image_encoder, labels=positions, batch_size=batch_size, use_cache=use_cache
+        images,
+        _image_encoder(detector, images),
+        labels=positions,
+        batch_size=batch_size,
+        use_cache=use_cache,
+        embed=detector.embed_prepared if to_judge and detector.method.perturb is not None else None,
     )
     return features.embeddings, [bytes.fromhex(digest) for digest in features.digests], features.labels
 
@@ -103,7 +130,7 @@ def embed_images(
 def embed_distinct_images(
     detector: DetectorState, name: str, images: Any, batch_size: int, use_cache: bool
 ) -> tuple[Tensor, list[bytes]]:
-    """Embed images as `embed_images`, each once: copies are no further draws.
+    """Embed images as `embed_images`, each once, as the method judges them: copies are no further draws.
 
     Args:
         detector, images, batch_size, use_cache: As for `embed_images`.
@@ -115,7 +142,7 @@ def embed_distinct_images(
     Raises:
         TypeError, ValueError: As [`OODDetector.calibrate`].
     """
-    embeddings, digests, _ = embed_images(detector, images, None, batch_size, use_cache)
+    embeddings, digests, _ = embed_images(detector, images, None, batch_size, use_cache, to_judge=True)
     first = {digest: row for row, digest in reversed([*enumerate(digests)])}
     if len(first) == len(digests):
         return embeddings, digests
@@ -126,9 +153,25 @@ def embed_distinct_images(
     return embeddings[rows], [digests[row] for row in rows]
 
 
+def _image_encoder(detector: DetectorState, images: Any) -> DualEncoder:
+    """The encoder, where it embeds images; otherwise an error says what these are in place of embeddings."""
+    if isinstance(detector.encoder, DualEncoder):
+        return detector.encoder
+    got = type(images).__name__
+    if isinstance(images, Tensor | np.ndarray):
+        got += f" of {str(images.dtype).removeprefix('torch.')} of shape {tuple(images.shape)}"
+    raise TypeError(
+        "The detector has text embeddings that were computed before, and no model for images; give image embeddings "
+        f"of {detector.encoder.source}, a torch.Tensor or numpy.ndarray of shape (images, {detector.dim}) of "
+        f"floating-point numbers, got {got}."
+    )
+
+
 def row_digests(embeddings: Tensor) -> list[bytes]:
     """Compute SHA-256 of each embedding, whatever its norm."""
-    return [hashlib.sha256(row.tobytes()).digest() for row in normalize(embeddings, dim=1).numpy()]
+    # Part by part, because a normalized copy of a million embeddings takes gigabytes.
+    parts = (normalize(part, dim=1).numpy() for part in embeddings.split(_DIGESTED))
+    return [hashlib.sha256(row.tobytes()).digest() for part in parts for row in part]
 
 
 __all__ = ["embed_batches", "embed_distinct_images", "embed_images", "row_digests", "split_embeddings"]

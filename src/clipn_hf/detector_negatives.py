@@ -26,7 +26,7 @@ from .encoders import DualEncoder, PrecomputedEncoder
 from .methods import Method, MethodInputs, unknown_argument
 from .negative_settings import CORPORA
 from .negatives import Corpus, NegativeLabels, load_corpus
-from .negatives.corpus import read_texts
+from .negatives.corpus import check_texts, read_texts
 from .scores import top_negatives
 
 logger = logging.get_logger(__name__)
@@ -46,7 +46,10 @@ MAX_REMEMBERED_PAIRS = 16_384
 # What was asked for: nothing, arguments of mining, texts as they are, or a bank.
 Asked = Mapping[str, Any] | list[str] | NegativeLabels | None
 
-_banks: "WeakKeyDictionary[DualEncoder | PrecomputedEncoder, OrderedDict[Any, NegativeLabels]]" = WeakKeyDictionary()
+# None for banks that could not be mined again, of which the log is to say so once.
+_banks: "WeakKeyDictionary[DualEncoder | PrecomputedEncoder, OrderedDict[Any, NegativeLabels | None]]" = (
+    WeakKeyDictionary()
+)
 # For what each bank was made.
 _requests: "WeakKeyDictionary[NegativeLabels, tuple[Any, ...]]" = WeakKeyDictionary()
 
@@ -63,7 +66,7 @@ def read_negatives(negatives: Any) -> Asked:
     Raises:
         OSError: There is no such file.
         TypeError: It is none of these, or has an argument that mining does not have.
-        ValueError: As [`~clipn_hf.negatives.load_corpus`] and `NegativeLabels.load`.
+        ValueError: Texts are none, or one is blank; as [`~clipn_hf.negatives.load_corpus`] and `NegativeLabels.load`.
     """
     if negatives is None or isinstance(negatives, NegativeLabels):
         return negatives
@@ -94,10 +97,7 @@ def read_negatives(negatives: Any) -> Asked:
             "`negatives` must be negative labels, a list of texts, a file, or a dictionary of arguments of "
             f"`NegativeLabels.mine`, got {type(negatives).__name__}."
         )
-    texts = read_texts(negatives, "negatives")
-    if not texts:
-        raise ValueError("`negatives` is empty; give at least one text, or leave it out.")
-    return texts
+    return check_texts(read_texts(negatives, "negatives"), None, "negatives")
 
 
 def make_bank(
@@ -119,16 +119,18 @@ def make_bank(
         before ([`NegativeLabels`], *optional*): The bank so far, which is kept where it is still right.
 
     Returns:
-        [`NegativeLabels`], or None if none were asked for and the method does not need any.
+        [`NegativeLabels`], or None if none were asked for and the method does not need any. Nor are there any, and the
+        log says so, where the method does not need them and a bank that was mined for other labels, or by another
+        model, cannot be mined again.
 
     Raises:
-        TypeError, ValueError: As `NegativeLabels.mine` and `NegativeLabels.from_texts`; a bank was mined for other
-            labels, or by another model, from candidates that are gone.
+        TypeError, ValueError: As `NegativeLabels.mine` and `NegativeLabels.from_texts`; a method needs a bank that
+            cannot be mined again, because its candidates are gone.
     """
     if asked is None and "negatives" not in method.needs:
         return None
 
-    def make() -> NegativeLabels:
+    def make() -> NegativeLabels | None:
         if isinstance(asked, NegativeLabels):
             return _adapt(asked, encoder, method, labels, templates)
         if isinstance(asked, list):
@@ -138,11 +140,15 @@ def make_bank(
     request = _request(method, labels, templates, asked)
     kept = _banks.setdefault(encoder, OrderedDict())
     state = encoder.weights_state() if isinstance(encoder, DualEncoder) else None
-    bank = kept.get((request, state))
-    if bank is None and before is not None and _requests.get(before) == request and before.made_with(encoder):
+    if (request, state) in kept:
+        bank = kept[request, state]
+    elif before is not None and _requests.get(before) == request and before.made_with(encoder):
         # The same weights, moved to another device or read from a file again.
         bank = before
-    return _keep(encoder, request, state, make() if bank is None else bank)
+    else:
+        bank = make()
+    _keep(encoder, request, state, bank)
+    return bank
 
 
 def remember_bank(
@@ -304,15 +310,15 @@ def _frozen(value: Any) -> Any:
 
 
 def _keep(
-    encoder: DualEncoder | PrecomputedEncoder, request: tuple[Any, ...], state: Any, bank: NegativeLabels
-) -> NegativeLabels:
+    encoder: DualEncoder | PrecomputedEncoder, request: tuple[Any, ...], state: Any, bank: NegativeLabels | None
+) -> None:
     kept = _banks.setdefault(encoder, OrderedDict())
     kept[request, state] = bank
     kept.move_to_end((request, state))
     if len(kept) > MAX_REMEMBERED_BANKS:
         kept.popitem(last=False)
-    _requests[bank] = request
-    return bank
+    if bank is not None:
+        _requests[bank] = request
 
 
 def _adapt(
@@ -321,8 +327,8 @@ def _adapt(
     method: Method,
     labels: Sequence[str],
     templates: Sequence[str],
-) -> NegativeLabels:
-    """The bank that was given, or what it becomes for these labels and templates and this encoder."""
+) -> NegativeLabels | None:
+    """The bank that was given, or what it becomes for these labels and templates and this encoder, if anything."""
     own_templates = bank.settings.get("templates")
     # Texts that were embedded before have the templates that they have, and mining again for an explanation alone
     # would take too long.
@@ -330,7 +336,15 @@ def _adapt(
     is_other = own_templates is not None and list(own_templates) != list(templates)
     wanted = templates if may_change else None
     if not _fits(bank, encoder, labels):
-        return _renew(bank, encoder, labels, wanted)
+        if bank.mined_for is None or "negatives" in method.needs:
+            return _renew(bank, encoder, labels, wanted)
+        try:
+            return _renew(bank, encoder, labels, wanted)
+        except ValueError as error:
+            logger.warning(
+                f"The detector has dropped its negative labels, which with method {method.name} only explain. {error}"
+            )
+            return None
     if is_other and wanted is not None:
         try:
             return _renew(bank, encoder, labels, wanted)
@@ -366,25 +380,25 @@ def _renew(
     """Negative labels found in the way of a bank, for other labels, in other templates or by another model."""
     if bank.mined_for is None:
         return _from_texts(encoder, bank.labels, labels, templates)
+    try:
+        candidates = bank.load_candidates()
+    except ValueError as error:
+        raise ValueError(
+            f"The negative labels were mined for other labels, in other templates or by another model. {error} Give "
+            "others as `negatives`, in `with_changes` together with what changes."
+        ) from error
     logger.info(
         "The negative labels were mined for other labels, in other templates or by another model, and are mined again."
     )
-    try:
-        return bank.renew(encoder, labels, templates=templates)
-    except ValueError as error:
-        raise ValueError(
-            f"The negative labels of the detector do not go with its labels and model, and cannot be mined again: "
-            f"{error} Give others as `negatives`, in `with_changes` together with what changes."
-        ) from error
+    return bank.renew(encoder, labels, templates=templates, corpus=candidates)
 
 
 def _from_texts(
     encoder: DualEncoder | PrecomputedEncoder, texts: list[str], labels: Sequence[str], templates: Any
 ) -> NegativeLabels:
-    try:
-        return NegativeLabels.from_texts(encoder, texts, labels, templates=templates)
-    except (TypeError, ValueError) as error:
-        raise type(error)(str(error).replace("`texts`", "`negatives`").replace("`texts[", "`negatives[")) from error
+    # Here errors call the argument as a detector does.
+    texts = check_texts(texts, labels, "negatives")
+    return NegativeLabels.from_texts(encoder, texts, labels, templates=templates)
 
 
 __all__ = [

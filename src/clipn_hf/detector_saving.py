@@ -4,6 +4,7 @@
 
 import contextlib
 import importlib.metadata
+import json
 import os
 import re
 import tempfile
@@ -17,15 +18,18 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import EntryNotFoundError
 from torch import Tensor
 from transformers.utils import logging
+from transformers.utils.peft_utils import ADAPTER_CONFIG_NAME
 
 from .detector_card import CARD_NAME, is_own_card, write_detector_card
 from .detector_files import DETECTOR_NAME, read_detector, read_tensors, write_detector
 from .encoders import EMBEDDED_CHECKPOINT, DualEncoder, PrecomputedEncoder
-from .modeling.prompt_settings import select_hub_arguments
+from .modeling.prompt_settings import PROMPT_SETTINGS_NAME, select_hub_arguments
 
 logger = logging.get_logger(__name__)
 
 _WEIGHTS = re.compile(r"(model|pytorch_model)(-\d+-of-\d+)?\.(safetensors|bin)(\.index\.json)?")
+# What a model with an adapter is loaded from, besides its base model.
+_ADAPTER = re.compile(rf"adapter_model\.(safetensors|bin)|{ADAPTER_CONFIG_NAME}|{PROMPT_SETTINGS_NAME}")
 
 
 def save_detector(
@@ -82,7 +86,8 @@ def save_detector(
     write_detector_card(folder, content, repo_id)
     if description["weights"] == "inside" and not include_weights:
         # They were there before.
-        written += [path.name for path in folder.iterdir() if _WEIGHTS.fullmatch(path.name)]
+        inside = _ADAPTER if (folder / ADAPTER_CONFIG_NAME).exists() else _WEIGHTS
+        written += [path.name for path in folder.iterdir() if inside.fullmatch(path.name)]
     return [*written, CARD_NAME]
 
 
@@ -136,16 +141,30 @@ def upload_detector(folder: Path, files: list[str], repo_id: str, **hub_argument
         `str`: The address of the commit.
 
     Raises:
-        ValueError: The weights are not there but in a local folder.
+        ValueError: The weights are not there but in a local folder, or are those of an adapter on a local model.
     """
     values = read_detector(folder)
     assert values is not None
     model = values["model"]
     if model["weights"] == "folder":
+        if (folder / model["id"] / ADAPTER_CONFIG_NAME).exists():
+            raise ValueError(
+                f"The detector names the local folder {model['id']} for its adapter, which is not on the Hub; save "
+                "the detector into that folder with `include_weights=False` and `push_to_hub=True`, which publishes "
+                "both, or publish the adapter and make the detector of its id."
+            )
         raise ValueError(
             f"The detector names the local folder {model['id']} for its weights, which is not on the Hub; publish "
             "with `include_weights=True`, or publish the model and make the detector of its id."
         )
+    if ADAPTER_CONFIG_NAME in files:
+        base = json.loads((folder / ADAPTER_CONFIG_NAME).read_text(encoding="utf-8"))["base_model_name_or_path"]
+        if os.path.isdir(base):
+            raise ValueError(
+                f"The adapter in {folder} is for the model in the local folder {base}, which is not on the Hub; "
+                f"publish that model and write its id into {ADAPTER_CONFIG_NAME}, or merge the adapter into its model "
+                "and publish the detector of that with `include_weights=True`."
+            )
     api = HfApi(token=hub_arguments.pop("token", None))
     repo_id = api.create_repo(repo_id, private=hub_arguments.pop("private", None), exist_ok=True).repo_id
     revision = hub_arguments.get("revision")
@@ -222,13 +241,18 @@ def _place_of_weights(encoder: DualEncoder, folder: Path, include_weights: bool)
 
 def _outdated_weights(folder: Path, encoder: DualEncoder, include_weights: bool) -> list[Path]:
     """Weights in the folder that the detector would take for its own: those of an earlier one, to be removed."""
+    in_place = encoder.source is not None and os.path.realpath(encoder.source) == os.path.realpath(folder)
+    if (folder / ADAPTER_CONFIG_NAME).exists() and not in_place:
+        raise ValueError(
+            f"{folder} has an adapter, which would be put on the model of the detector; save to another folder."
+        )
     weights = [path for path in folder.glob("*") if _WEIGHTS.fullmatch(path.name)]
     if not weights:
         return []
     if include_weights:
         # As transformers does when it saves over a model. Files of PyTorch are not read where there are these.
         return [path for path in weights if ".safetensors" in path.name]
-    if encoder.source is not None and os.path.realpath(encoder.source) == os.path.realpath(folder):
+    if in_place:
         return []
     before = read_detector(folder)
     if before is None or before["model"]["weights"] != "inside":

@@ -5,7 +5,7 @@
 [`OODDetector`] adds what is done with it: judging, fitting, calibrating, saving.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
@@ -19,15 +19,17 @@ from .detector_checks import check_image_embeddings, check_labels, check_served,
 from .detector_negatives import Asked, PairEmbedder, make_bank, read_negatives, same_bank
 from .digests import image_processor_settings, model_digest, same_images, settings_digest
 from .encoders import DualEncoder, PrecomputedEncoder
-from .features import cached_class_embeddings
+from .features import cached_class_embeddings, evaluation_mode
 from .methods import Method, MethodInputs, method_inputs
-from .methods.neglabel import effective_settings
+from .methods.neglabel import check_groups, effective_settings
 from .negatives import NegativeLabels
 
 logger = logging.get_logger(__name__)
 
 # With as many texts or more, embedding labels takes seconds on a CPU.
 _MANY_TEXTS = 500
+# For a gradient, what all layers give is held at once: with few images 1 GB or so for a large model.
+_IMAGES_PER_GRADIENT = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +65,8 @@ class Wording:
                 # Masses of labels and of negative labels are comparable only if both are worded alike.
                 templates = self.negatives.settings.get("templates")
             if templates is None and method.templates:
-                templates = encoder.single_template(method.templates)
+                find = encoder.ensemble_templates if method.ensemble else encoder.single_template
+                templates = find(method.templates)
         return encoder.label_templates(templates, self.no_templates)
 
 
@@ -198,10 +201,16 @@ class DetectorState:
         self._state: dict[str, Tensor] = {}
         self.fitted_on: dict[str, Any] | None = None
         self._fitted_digests: frozenset[bytes] = frozenset()
+        # With what values the method was fitted is not known of these.
+        self._unstated_settings: frozenset[str] = frozenset()
         self._weights_sha256: str | None = None
         self._says_once = False
+        self._std: tuple[str, Tensor] | None = None
         self.threshold = threshold
         self._texts = embed_texts(encoder, method, wording) if texts is None else texts
+        if texts is None:
+            self._check_groups(self._texts)
+        self._drop_lost_negatives()
         self._embedded_with = self._model_state()
 
     def __repr__(self) -> str:
@@ -209,7 +218,7 @@ class DetectorState:
         number = "1 label" if len(self.labels) == 1 else f"{len(self.labels)} labels"
         if self.negatives is not None:
             number += f", {len(self.negatives.labels)} negative label{'' if len(self.negatives.labels) == 1 else 's'}"
-        in_effect = effective_settings(self.settings, None if self.negatives is None else len(self.negatives))
+        in_effect = effective_settings(self.known_settings, None if self.negatives is None else len(self.negatives))
         settings = "".join(f", {name}={value!r}" for name, value in in_effect.items())
         return f"OODDetector({name!r}, {number}, method={self.method.name!r}, threshold={self.threshold}{settings})"
 
@@ -222,6 +231,14 @@ class DetectorState:
     def settings(self) -> Mapping[str, Any]:
         """All settings of the method. `with_changes` makes a detector with others."""
         return MappingProxyType(self._settings)
+
+    @property
+    def known_settings(self) -> Mapping[str, Any]:
+        """Those of `settings` that hold for what the method has learnt.
+
+        All of them, unless the detector was made of a probe that does not tell how it was trained.
+        """
+        return {name: value for name, value in self.settings.items() if name not in self._unstated_settings}
 
     @property
     def labels(self) -> list[str]:
@@ -281,8 +298,10 @@ class DetectorState:
             return
         self._follow_model()
         before, texts_before = self._encoder, self._texts
-        self._texts = embed_texts(encoder, self._method, self._wording, before=texts_before)
-        self._encoder = encoder
+        texts = embed_texts(encoder, self._method, self._wording, before=texts_before)
+        self._check_groups(texts)
+        self._encoder, self._texts = encoder, texts
+        self._drop_lost_negatives()
         self._embedded_with = self._model_state()
         if _compute_the_same(before, encoder):
             self._forget_for_texts(texts_before, "encoder")
@@ -330,15 +349,68 @@ class DetectorState:
     @property
     def _reads_texts(self) -> bool:
         """Whether other texts mean another threshold. Which one holds for an image may depend on its nearest label."""
-        return self.method.uses_text or (self._calibration is not None and bool(self._calibration.groups))
+        has_groups = self._calibration is not None and bool(self._calibration.groups)
+        return self.method.uses_text or (has_groups and self.method.classify is None)
+
+    def embed_prepared(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Embed prepared images as the method judges them: changed before, if it does that.
+
+        Args:
+            inputs (`Mapping[str, torch.Tensor]`): As [`DualEncoder.prepare_images`] gives them.
+
+        Returns:
+            `torch.Tensor` of shape `(batch, dim)`, float32, unit norm, on the device of the model.
+
+        Raises:
+            TypeError: The encoder is a [`PrecomputedEncoder`].
+            ValueError: The embeddings are not finite, or the method refuses its settings.
+        """
+        encoder = self.image_encoder
+        if self.method.perturb is None:
+            return encoder.image_embeddings(inputs)
+        settings = self.method.settings_of(self.method.perturb, self.settings)
+        parts = []
+        # Who judges images may have switched gradients off, in either way.
+        with evaluation_mode(encoder), torch.inference_mode(False), torch.enable_grad():
+            std = self._pixel_std().to(inputs["pixel_values"].device)
+            for start in range(0, len(inputs["pixel_values"]), _IMAGES_PER_GRADIENT):
+                # Copies, because what was made in inference mode can have no gradient.
+                part = {name: values[start : start + _IMAGES_PER_GRADIENT].clone() for name, values in inputs.items()}
+                parts.append(self.method.perturb(part["pixel_values"], self._compare_pixels(part), std, **settings))
+            return encoder.image_embeddings({**inputs, "pixel_values": torch.cat(parts).detach()})
+
+    def _compare_pixels(self, inputs: Mapping[str, Tensor]) -> Callable[[Tensor], MethodInputs]:
+        """What the method sees of images whose other inputs are these, of their pixel values."""
+        encoder = self.image_encoder
+
+        def compare(pixel_values: Tensor) -> MethodInputs:
+            embeddings = encoder.differentiable_image_embeddings({**inputs, "pixel_values": pixel_values})
+            return self._inputs_of(embeddings.cpu())
+
+        return compare
+
+    def _pixel_std(self) -> Tensor:
+        """The standard deviation by which the image processor divides."""
+        encoder = self.image_encoder
+        settings = settings_digest(image_processor_settings(encoder.processor.image_processor))
+        if self._std is None or self._std[0] != settings:
+            black, white = encoder.pixel_range()
+            self._std = settings, 1 / (white - black)
+        return self._std[1]
 
     def _inputs(self, image_embeddings: Any) -> MethodInputs:
         """What the method sees of images."""
+        return self._inputs_of(check_image_embeddings(image_embeddings, self.dim))
+
+    def _inputs_of(self, image_embeddings: Tensor) -> MethodInputs:
+        """What the method sees of images, whose embeddings were checked; it can be differentiated."""
         texts = self._texts
         needs_negatives = "negatives" in self.method.needs and texts.negatives is not None
-        return method_inputs(
-            check_image_embeddings(image_embeddings, self.dim),
-            texts.text,
+        # No gradient goes through what was embedded in inference mode.
+        is_outdated = texts.text.is_inference() and not torch.is_inference_mode_enabled()
+        inputs = method_inputs(
+            image_embeddings,
+            texts.text.clone() if is_outdated else texts.text,
             texts.no_text,
             self._encoder.logit_scale,
             self._state,
@@ -346,9 +418,14 @@ class DetectorState:
             texts.embed_pairs,
             self._encoder.logit_bias,
         )
+        if self.method.classify is None or not self._state:
+            return inputs
+        return replace(inputs, logits=self.method.classify(inputs))
 
     def _score(self, inputs: MethodInputs) -> Tensor:
-        return self.method.score(inputs, **self.method.settings_of(self.method.score, self.settings))
+        # In float32, also where the user computes in another dtype.
+        with torch.autocast(inputs.similarity.device.type, enabled=False):
+            return self.method.score(inputs, **self.method.settings_of(self.method.score, self.settings))
 
     def _change_texts(self, **changes: Any) -> None:
         """Change `labels`, `templates`, `no_templates` and `negatives`, all together or, on an error, none of them."""
@@ -364,11 +441,23 @@ class DetectorState:
         wording, before = replace(self._wording, **changes), self._texts
         templates = wording.resolve_templates(self._encoder, self.method)
         if {*changes} & {"labels", "negatives"} or templates != (before.templates, before.no_templates):
-            self._texts = embed_texts(self._encoder, self.method, wording, templates, before)
+            texts = embed_texts(self._encoder, self.method, wording, templates, before)
+            self._check_groups(texts)
+            self._texts = texts
         self._wording = wording
+        self._drop_lost_negatives()
         if "labels" in changes:
             self._forget("labels", fitted=True, threshold=True)
         self._forget_for_texts(before)
+
+    def _check_groups(self, texts: EmbeddedTexts) -> None:
+        """Check before images are judged what depends on the settings and the number of negative labels."""
+        check_groups(self._settings, None if texts.negatives is None else len(texts.negatives))
+
+    def _drop_lost_negatives(self) -> None:
+        """Ask no more for negative labels that only explained and could not be mined again."""
+        if self._texts.negatives is None and self._wording.negatives is not None:
+            self._wording = replace(self._wording, negatives=None)
 
     def _forget_for_texts(self, before: EmbeddedTexts, reason: str | None = None) -> None:
         """Drop the threshold where it depends on templates or negative labels that are others now."""
@@ -380,7 +469,9 @@ class DetectorState:
         }
         changed = next((name for name, is_other in matters.items() if is_other), None)
         if changed is not None:
-            self._forget(reason or changed, threshold=True)
+            # What reads texts may have learnt from them, too.
+            fitted = self.method.uses_text and matters["templates"]
+            self._forget(reason or changed, fitted=fitted, threshold=True)
 
     def _forget(self, reason: str, fitted: bool = False, threshold: bool = False) -> None:
         """Drop what no longer holds, and say so."""
@@ -389,6 +480,7 @@ class DetectorState:
             dropped.append(f"what it had learnt of {self.fitted_on['images']} images")
             again.append("`fit`")
             self._state, self.fitted_on, self._fitted_digests = {}, None, frozenset()
+            self._unstated_settings = frozenset()
         if threshold and self.threshold is not None:
             scores = self._calibration_scores
             origin = "" if scores is None else f", calibrated on {len(scores)} images"
@@ -422,6 +514,7 @@ class DetectorState:
         if state[0] != before[0]:
             templates = (texts.templates, texts.no_templates)
             self._texts = embed_texts(self._encoder, self.method, self._wording, templates, texts)
+            self._drop_lost_negatives()
         self._embedded_with = state
         if self._weights_sha256 is not None:
             is_same = model_digest(self._encoder.model) == self._weights_sha256

@@ -31,6 +31,7 @@ _IRRELEVANT = frozenset(
     {
         "_name_or_path",
         "architectures",
+        "auto_mapping",
         "base_model_name_or_path",
         "dtype",
         "id2label",
@@ -92,6 +93,36 @@ def same_images(one: Any, one_processor: Any, other: Any, other_processor: Any) 
         for pair in ((one, one_processor), (other, other_processor))
     ]
     return settings[0] == settings[1]
+
+
+def describe_image_encoder(model: Any, image_processor: Any, name: str | None = None) -> dict[str, Any]:
+    """Say which model an image embedding comes from, for what is trained on embeddings.
+
+    Args:
+        model ([`CLIPNModel`], [`~transformers.CLIPModel`] or another one, with or without a peft adapter): The model.
+        image_processor: Prepares the images.
+        name (`str`, *optional*): What the model is called.
+
+    Returns:
+        `dict`: Of what JSON knows: `"id"`, which is `name`; `"dtype"`; `"sha256"` of everything that makes an
+        embedding of a prepared image, but for what changes the last digits alone, with the weights in float32; and
+        `"image_processor_sha256"`.
+    """
+    return describe_image_settings(image_encoder_settings(model, image_processor), model, name)
+
+
+def describe_image_settings(settings: Mapping[str, Any], model: Any, name: str | None = None) -> dict[str, Any]:
+    """Say the same as [`describe_image_encoder`], of what [`image_encoder_settings`] has listed already."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    own = {key: value for key, value in settings.items() if key not in (*_ROUNDING, "image_processor")}
+    if settings["dtype"] != str(torch.float32):
+        own["weights"] = _weights_digest(base, _parts(base, "image"), torch.float32)
+    return {
+        "id": name,
+        "dtype": settings["dtype"].removeprefix("torch."),
+        "sha256": settings_digest(own),
+        "image_processor_sha256": settings_digest(settings["image_processor"]),
+    }
 
 
 def configuration_settings(model: Any, tokenizer: Any, max_length: int) -> dict[str, Any]:
@@ -177,7 +208,7 @@ def _tokenizer_settings(tokenizer: Any) -> dict[str, Any]:
 def _encoder_settings(model: Any, kind: Kind) -> dict[str, Any]:
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     known = type(base) in (CLIPModel, CLIPNModel)
-    parts = _PARTS[kind] if known else ("",)
+    parts = _parts(base, kind)
     config = base.config.to_dict()
     if known:
         own = "vision_config" if kind == "image" else "text_config"
@@ -204,6 +235,10 @@ def _encoder_settings(model: Any, kind: Kind) -> dict[str, Any]:
         "device": base.device.type,
         "versions": {name: _version(name) for name in ("pillow", "torch", "torchvision", "transformers")},
     }
+
+
+def _parts(base: Any, kind: Kind) -> tuple[str, ...]:
+    return _PARTS[kind] if type(base) in (CLIPModel, CLIPNModel) else ("",)
 
 
 def _weights_digest(model: Any, parts: tuple[str, ...], dtype: torch.dtype | None = None) -> str:
@@ -243,6 +278,8 @@ __all__ = [
     "Kind",
     "configuration_settings",
     "data_digest",
+    "describe_image_encoder",
+    "describe_image_settings",
     "image_digest",
     "image_encoder_settings",
     "image_processor_settings",

@@ -15,7 +15,14 @@ from torch.nn.functional import normalize
 from tqdm import tqdm
 from transformers.utils import logging
 
-from .digests import configuration_settings, image_processor_settings, model_digest, settings_digest
+from .digests import (
+    configuration_settings,
+    describe_image_settings,
+    image_encoder_settings,
+    image_processor_settings,
+    model_digest,
+    settings_digest,
+)
 from .dtypes import floating_dtype
 from .families import (
     accepted_inputs,
@@ -142,6 +149,7 @@ class DualEncoder:
             self.source, self.revision = model.weights_source
         self._label_embeddings: OrderedDict[tuple[Any, ...], Tensor] = OrderedDict()
         self._first_weights: tuple[tuple[int, ...], list[Tensor]] = ((), [])
+        self._described_images: tuple[Any, dict[str, Any]] | None = None
         self._pads_to_longest: bool | None = {"longest": True, "max_length": False, None: None}[family.padding]
 
     @classmethod
@@ -238,6 +246,28 @@ class DualEncoder:
             "is_sigmoid": self.is_sigmoid,
         }
 
+    def describe_images(self, settings: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Say what image embeddings come from, for what is trained on them.
+
+        Args:
+            settings (`Mapping`, *optional*):
+                What [`~clipn_hf.digests.image_encoder_settings`] has listed of this model, if it has.
+
+        Returns:
+            `dict`: As [`~clipn_hf.digests.describe_image_encoder`]. A local folder is called by its name alone.
+        """
+        adapted = bool(getattr(self.model, "peft_config", None))
+        state = (self.weights_state(), settings_digest(image_processor_settings(self.processor.image_processor)))
+        # Adapters can be switched off without any change of the weights.
+        if settings is not None or adapted or self._described_images is None or self._described_images[0] != state:
+            if settings is None:
+                settings = image_encoder_settings(self.model, self.processor.image_processor)
+            name = self.name
+            if name is not None and os.path.isdir(name):
+                name = os.path.basename(os.path.abspath(name))
+            self._described_images = state, describe_image_settings(settings, self.model, name)
+        return dict(self._described_images[1])
+
     @property
     def max_text_length(self) -> int:
         """How many tokens of a text are used, with those that begin and end it."""
@@ -279,6 +309,33 @@ class DualEncoder:
             raise ValueError("`images` is empty; give at least one image.")
         return concatenate_inputs(prepared)
 
+    def pixel_range(self) -> tuple[Tensor, Tensor]:
+        """Find what the image processor makes of black and of white.
+
+        `(pixel_values - black) / (white - black)` are colours in [0, 1], and `white - black` is one over the standard
+        deviation by which it divides.
+
+        Returns:
+            Two `torch.Tensor`, float32, on the CPU, to be broadcast against `pixel_values`: of shape
+            `(channels, 1, 1)`, or of the length of a patch where images come as patches.
+
+        Raises:
+            ValueError: It makes the same of both.
+        """
+        found = []
+        for colour in ("black", "white"):
+            pixels = self.prepare_images([Image.new("RGB", (64, 64), colour)])["pixel_values"][0].float()
+            # The middle and the beginning, because margins may be padding.
+            middle = pixels[:, pixels.shape[-2] // 2, pixels.shape[-1] // 2, None, None] if pixels.ndim == 3 else None
+            found.append(pixels[0] if middle is None else middle)
+        black, white = found
+        if not bool((white > black).all()):
+            raise ValueError(
+                f"The image processor of {self.name or type(self.model).__name__} makes the same of black and white "
+                "pixels, so that there is no going back from pixel values to colours; use another model."
+            )
+        return black, white
+
     @torch.no_grad()
     def image_embeddings(self, inputs: Mapping[str, Tensor] | Tensor) -> Tensor:
         """Embed prepared images.
@@ -286,6 +343,20 @@ class DualEncoder:
         Args:
             inputs (`Mapping[str, torch.Tensor]` or `torch.Tensor`):
                 As `prepare_images` gives them, or `pixel_values` alone.
+
+        Returns:
+            `torch.Tensor` of shape `(batch, dim)`, float32, unit norm, on the device of the model.
+
+        Raises:
+            ValueError: The embeddings are not finite.
+        """
+        return self.differentiable_image_embeddings(inputs)
+
+    def differentiable_image_embeddings(self, inputs: Mapping[str, Tensor] | Tensor) -> Tensor:
+        """Embed prepared images as `image_embeddings`, in a way that gradients flow back to them and to the weights.
+
+        Args:
+            inputs (`Mapping[str, torch.Tensor]` or `torch.Tensor`): As for `image_embeddings`.
 
         Returns:
             `torch.Tensor` of shape `(batch, dim)`, float32, unit norm, on the device of the model.
@@ -486,9 +557,23 @@ class DualEncoder:
             `list[str]`: The first of the templates that the model or its processor brings along, as those of a CLIPN,
             which it was trained with, or that the family has, as Chinese-CLIP does; else `default`.
         """
+        return self.templates[:1] if self._has_own_templates() else list(default)
+
+    def ensemble_templates(self, default: Sequence[str]) -> list[str]:
+        """Find the templates for where labels are embedded as the mean over many.
+
+        Args:
+            default (`Sequence[str]`): As for `single_template`.
+
+        Returns:
+            `list[str]`: All templates that the model, its processor or its family has; else `default`.
+        """
+        return list(self.templates if self._has_own_templates() else default)
+
+    def _has_own_templates(self) -> bool:
+        """Whether the model or its processor brings templates along, or its family has some of its own."""
         owners = (self.model.config, self.processor)
-        has_own = any(getattr(owner, "templates", None) for owner in owners)
-        return self.templates[:1] if has_own or self.templates != [*DEFAULT_TEMPLATES] else list(default)
+        return any(getattr(owner, "templates", None) for owner in owners) or self.templates != [*DEFAULT_TEMPLATES]
 
     def label_templates(
         self, templates: Sequence[str] | None = None, no_templates: Sequence[str] | None = None

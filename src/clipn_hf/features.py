@@ -11,9 +11,9 @@ import contextlib
 import hashlib
 import itertools
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -46,6 +46,8 @@ class Features:
         skipped (`dict[int, str]`): The positions of the images that cannot be read, and why.
         num_encoded (`int`): How many images went through the model; the others were in the cache, or came repeatedly.
         labels (`list`, *optional*): The label of each readable image.
+        encoder (`dict`, *optional*):
+            What has embedded them, as [`~clipn_hf.digests.describe_image_encoder`] describes it.
     """
 
     embeddings: Tensor
@@ -54,9 +56,64 @@ class Features:
     skipped: dict[int, str]
     num_encoded: int
     labels: list[Any] | None = None
+    encoder: dict[str, Any] | None = None
 
     def __len__(self) -> int:
         return len(self.digests)
+
+    @property
+    def encoder_sha256(self) -> str | None:
+        """SHA-256 of everything that makes an embedding of prepared images; None where it is not known."""
+        return None if self.encoder is None else self.encoder["sha256"]
+
+    def select(self, rows: Any) -> Self:
+        """Select some of the images, such as those of [`~clipn_hf.probing.few_shot_mask`].
+
+        Args:
+            rows (`torch.Tensor`, `numpy.ndarray` or `Sequence`):
+                Whether to take each of the images, bool, `(readable,)`; or the positions of images in `embeddings`,
+                whole numbers, in the order in which they are to come.
+
+        Returns:
+            [`Features`]: Of these images, by the same encoder.
+
+        Raises:
+            TypeError: `rows` holds something else.
+            ValueError: A mask of another length, or a position out of range.
+
+        Example:
+
+        ```python
+        >>> import torch
+        >>> from clipn_hf.features import Features
+        >>> features = Features(torch.eye(3), torch.arange(3), ["a", "b", "c"], {}, 3, labels=["cat", "dog", "dog"])
+        >>> features.select([True, False, True]).labels
+        ['cat', 'dog']
+
+        ```
+        """
+        given = torch.as_tensor(rows).cpu()
+        chosen = given.long() if given.numel() == 0 and given.dtype != torch.bool else given
+        if chosen.ndim != 1 or chosen.is_floating_point() or chosen.is_complex():
+            raise TypeError(
+                f"`rows` must be a mask or positions of shape (images,), got {chosen.dtype} of shape "
+                f"{tuple(chosen.shape)}."
+            )
+        if chosen.dtype == torch.bool:
+            if len(chosen) != len(self):
+                raise ValueError(f"A mask in `rows` must be of the {len(self)} images, got {len(chosen)} values.")
+            chosen = chosen.nonzero().flatten()
+        positions = chosen.tolist()
+        outside = [position for position in positions if not 0 <= position < len(self)]
+        if outside:
+            raise ValueError(f"`rows` must be between 0 and {len(self) - 1} for {len(self)} images, got {outside[0]}.")
+        return replace(
+            self,
+            embeddings=self.embeddings[chosen],
+            rows=self.rows[chosen],
+            digests=[self.digests[position] for position in positions],
+            labels=None if self.labels is None else [self.labels[position] for position in positions],
+        )
 
 
 def extract_features(
@@ -70,6 +127,7 @@ def extract_features(
     num_workers: int = 0,
     progress: bool = True,
     warn: bool = True,
+    embed: Callable[[Mapping[str, Tensor]], Tensor] | None = None,
 ) -> Features:
     """Embed a data set, and keep the embeddings on disk.
 
@@ -91,6 +149,9 @@ def extract_features(
         progress (`bool`, *optional*, defaults to `True`): Whether to show a bar, if there is a terminal.
         warn (`bool`, *optional*, defaults to `True`):
             Whether to name the images that cannot be read on the log; `Features.skipped` has them in any case.
+        embed (`Callable`, *optional*):
+            In place of `encoder.image_embeddings`, such as [`OODDetector.embed_prepared`] for methods that change
+            images before they judge them. Nothing is kept on disk then.
 
     Returns:
         [`Features`]: Of the readable images.
@@ -132,10 +193,10 @@ def extract_features(
     digests: dict[int, bytes] = {}
     skipped: dict[int, str] = {}
     num_encoded = 0
-    with _evaluation_mode(encoder):
+    with evaluation_mode(encoder):
         image_processor = encoder.processor.image_processor
         settings = image_encoder_settings(encoder.model, image_processor)
-        store = _open_store("image", settings, encoder, cache_dir, use_cache)
+        store = _open_store("image", settings, encoder, cache_dir, use_cache and embed is None)
         preparation = _Preparation(image_processor, store.digests())
         batches = _read_batches(numbered, preparation, batch_size, num_workers)
         try:
@@ -150,7 +211,7 @@ def extract_features(
                     new = {digest: index for index, digest in enumerate(batch.prepared) if digest not in store}
                     if new and batch.inputs is not None:
                         own = {name: values[list(new.values())] for name, values in batch.inputs.items()}
-                        embeddings = encoder.image_embeddings(own)
+                        embeddings = encoder.image_embeddings(own) if embed is None else embed(own)
                         store.add(list(new), embeddings.cpu().numpy())
                         num_encoded += len(new)
                     bar.update(len(batch.outcomes))
@@ -166,6 +227,7 @@ def extract_features(
         skipped=skipped,
         num_encoded=num_encoded,
         labels=None if labels is None else [_plain_label(labels[row]) for row in digests],
+        encoder=encoder.describe_images(settings),
     )
 
 
@@ -211,7 +273,7 @@ def cached_class_embeddings(
     if use_no_encoder and encoder.has_no_encoder:
         banks["no_text"] = no_templates
     tokenizer, max_length = encoder.processor.tokenizer, encoder.max_text_length
-    with _evaluation_mode(encoder):
+    with evaluation_mode(encoder):
         stores: dict[Kind, FeatureStore] = {}
         digests: dict[Kind, list[bytes]] = {}
         lengths = [0] * len(labels)
@@ -368,8 +430,12 @@ def _open_store(
 
 
 @contextlib.contextmanager
-def _evaluation_mode(encoder: DualEncoder) -> Iterator[None]:
-    """Switch off what training draws at random, also if the model is being trained."""
+def evaluation_mode(encoder: DualEncoder) -> Iterator[None]:
+    """Switch off what training draws at random, also if the model is being trained.
+
+    Args:
+        encoder ([`DualEncoder`]): Its model is put in evaluation mode, and afterwards as it was.
+    """
     was_training = encoder.model.training
     encoder.model.eval()
     try:
@@ -416,4 +482,4 @@ def describe_skipped(reasons: Sequence[str], whole: str) -> str:
     return f"{len(reasons)} of {whole} cannot be read and {verb} left out. {listed}{more}"
 
 
-__all__ = ["Features", "cached_class_embeddings", "describe_skipped", "extract_features"]
+__all__ = ["Features", "cached_class_embeddings", "describe_skipped", "evaluation_mode", "extract_features"]

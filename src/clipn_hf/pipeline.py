@@ -167,19 +167,21 @@ class OODPipeline(Pipeline):
         return list(results) if in_memory else results
 
     def _sanitize_parameters(self, **options: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-        return {}, {}, options
+        # Images may be changed before they are embedded, in a way that depends on the detector.
+        of_forward = {name: value for name, value in options.items() if name == "detector"}
+        return {}, of_forward, options
 
     def preprocess(self, item: Any) -> dict[str, Tensor]:  # type: ignore[override]
         position, image = item if isinstance(item, tuple) else (None, image_of(item))
         return self.encoder.prepare_images([image], start=position)
 
-    def _forward(self, model_inputs: dict[str, Tensor]) -> dict[str, Tensor]:  # type: ignore[override]
-        return {"image_embeddings": self.encoder.image_embeddings(model_inputs)}
+    def _forward(self, model_inputs: dict[str, Tensor], detector: OODDetector) -> dict[str, Tensor]:  # type: ignore[override]
+        return {"image_embeddings": detector.embed_prepared(model_inputs)}
 
     def postprocess(  # type: ignore[override]
         self, outputs: dict[str, Tensor], detector: OODDetector, top_k: int | None, top_negatives: int
     ) -> OODResult:
-        return detector.results(outputs["image_embeddings"], top_k, top_negatives)[0]
+        return detector.results(outputs["image_embeddings"], top_k, top_negatives, from_prepared=True)[0]
 
     def save_pretrained(
         self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any

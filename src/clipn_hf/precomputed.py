@@ -97,6 +97,11 @@ class PrecomputedEncoder:
         self._positions = {text: position for position, text in enumerate(rows)}
         self._bank = normalize(torch.stack(list(rows.values())), dim=-1)
 
+    @property
+    def texts(self) -> list[str]:
+        """The texts that have an embedding, in the order in which they were given."""
+        return list(self._positions)
+
     def describe(self) -> dict[str, Any]:
         """Say which embeddings these are, as [`DualEncoder.describe`] does; the digest is that of the embeddings."""
         return {

@@ -24,8 +24,21 @@ NO_TEMPLATES: tuple[str, ...] = (
 )
 
 
-def _string_list(values: object, name: str, example: str) -> list[str]:
-    """The checks that labels and templates share: a non-empty sequence of strings that is not itself a string."""
+def validate_texts(values: object, name: str, example: str = '["cat", "dog"]') -> list[str]:
+    """Check what labels, templates and other texts have in common, and return them as a list.
+
+    Args:
+        values (`Sequence[str]`): Some texts, of which none is blank. The same may come again.
+        name (`str`): How error messages call the argument.
+        example (`str`, *optional*, defaults to `'["cat", "dog"]'`): What they show as one that is right.
+
+    Returns:
+        `list[str]`: The same texts. Strings of numpy and other subclasses become `str`.
+
+    Raises:
+        TypeError: `values` is a string or not a sequence, or one of them is not a string.
+        ValueError: There are none, or one is empty or blank.
+    """
     if isinstance(values, str) or not isinstance(values, Sequence):
         raise TypeError(
             f"`{name}` must be a list of strings such as {example}, got {type(values).__name__}: {values!r}."
@@ -40,7 +53,8 @@ def _string_list(values: object, name: str, example: str) -> list[str]:
             )
         if not value.strip():
             raise ValueError(f"`{name}[{position}]` is empty or blank ({value!r}); remove it or give it a text.")
-    return list(values)
+    # `str()` would ask subclasses, of which those of enumerations give the name of a member instead.
+    return [str.__str__(value) for value in values]
 
 
 def validate_labels(labels: Sequence[str], name: str = "labels") -> list[str]:
@@ -66,7 +80,7 @@ def validate_labels(labels: Sequence[str], name: str = "labels") -> list[str]:
 
     ```
     """
-    checked = _string_list(labels, name, '["cat", "dog"]')
+    checked = validate_texts(labels, name)
     first_seen: dict[str, int] = {}
     for position, label in enumerate(checked):
         if label in first_seen:
@@ -101,7 +115,7 @@ def validate_templates(templates: Sequence[str], name: str = "templates") -> lis
 
     ```
     """
-    checked = _string_list(templates, name, '["a photo of a {}."]')
+    checked = validate_texts(templates, name, '["a photo of a {}."]')
     for position, template in enumerate(checked):
         if template.count("{}") != 1:
             raise ValueError(

@@ -112,8 +112,8 @@ def judge_files(
         prepared = [item[0] for _, item in batch if isinstance(item, tuple)]
         results: Iterator[OODResult] = iter(())
         if prepared:
-            embeddings = detector.image_encoder.image_embeddings(concatenate_inputs(prepared))
-            results = iter(detector.results(embeddings, top_k, top_negatives))
+            embeddings = detector.embed_prepared(concatenate_inputs(prepared))
+            results = iter(detector.results(embeddings, top_k, top_negatives, from_prepared=True))
         for file, item in batch:
             if isinstance(item, tuple):
                 yield {"file": file, **next(results)}, item[1]

@@ -209,12 +209,18 @@ def test_every_method_is_served_or_skipped_with_a_reason(
     result = evaluate(suite, encoder, resamples=0)
     methods = [record["method"] for record in result.records]
     assert set(ZERO_SHOT) < set(methods)
+    # A random model is certain of nothing.
+    refused = result.skipped.pop()
+    assert refused.startswith("plp (needs other images for fitting: None of the 12 images has a pseudo-label ")
+    with pytest.raises(ValueError, match="^None of the 12 images"):
+        evaluate(suite, encoder, ["mcm", "plp"])
     assert result.skipped == [
         'atd, ctw (need a CLIPN model with a "no" text encoder)',
         "csp, negrefine (need the corpus csp, in place of which the suite has another one)",
         "sigmoid, joint_energy (need a model that was trained with a sigmoid loss, such as SigLIP)",
+        "odin (needs to be named in `methods`, because all images go through the model several times for it)",
     ]
-    left_out = {"atd", "ctw", "csp", "negrefine", "sigmoid", "joint_energy"}
+    left_out = {"atd", "ctw", "csp", "negrefine", "sigmoid", "joint_energy", "odin", "plp"}
     assert {*methods, *left_out} == set(benchmark.METHODS) and "neglabel" in methods
     assert {record["bootstrap"] for record in result.records} == {None}
     fitted = [record for record in result.records if "training" in benchmark.METHODS[record["method"]].needs]
@@ -222,9 +228,9 @@ def test_every_method_is_served_or_skipped_with_a_reason(
     assert {record["fit_set"]["images"] for record in fitted} == {12}
 
     del suite["fit"]
-    unfitted = ", ".join(dict.fromkeys(record["method"] for record in fitted))
+    unfitted = ", ".join(name for name, row in benchmark.METHODS.items() if "training" in row.needs)
     result = evaluate(suite, encoder, resamples=0, seeds=[0, 1])
-    assert result.skipped[-1] == f"{unfitted} (need a set `fit` in the suite)"
+    assert f"{unfitted} (need a set `fit` in the suite)" in result.skipped
     result = evaluate(suite, [encoder, clipn_encoder], ["nearest_neighbors", "atd", "mcm"], resamples=0)
     assert result.skipped == [
         "nearest_neighbors of CLIPModel; nearest_neighbors of CLIPNModel (need a set `fit` in the suite)",
@@ -439,6 +445,39 @@ def test_each_image_is_encoded_once_for_all_methods(
     assert sum(passes) == NUM_IMAGES
     evaluate(suite, encoder, ["mcm"])
     assert sum(passes) == NUM_IMAGES
+
+
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_images_are_encoded_once_more_where_a_method_changes_them(
+    evaluate: Evaluate, suite: dict[str, Any], encoder: DualEncoder, root: Path, use_cache: bool
+) -> None:
+    (root / "far" / "noise" / "broken.png").write_bytes(b"no image")
+    detector = OODDetector(encoder, LABELS, "odin", templates=suite["templates"], magnitude=0.02)
+    # Of a detector, its own method is the one that is evaluated.
+    for result in (evaluate(suite, detector, use_cache=use_cache), evaluate(suite, detector, ["odin", "mcm"])):
+        own = [evaluation for evaluation in result.evaluations if evaluation.record["method"] == "odin"]
+        assert [evaluation.ood_set.name for evaluation in own] == ["Shifted", "Near", "Far"]
+        for evaluation in own:
+            assert evaluation.record["settings"] == {"temperature": 1000.0, "magnitude": 0.02}
+            loaded = evaluation.ood_set
+            images = [loaded.images[row] for row in evaluation.ood_rows]
+            scores, predictions = detector.score_and_predict(images)
+            np.testing.assert_allclose(evaluation.ood_scores, scores, rtol=1e-4, atol=1e-4)
+            np.testing.assert_array_equal(evaluation.ood_predictions, predictions)
+        assert own[-1].record["set"]["unreadable"] == 1
+        assert own[0].record["set"]["images"] == 9
+        assert result.skipped == []
+    plain = OODDetector(encoder, LABELS, "odin", templates=suite["templates"], magnitude=0.0).score(images)
+    assert not np.allclose(own[-1].ood_scores, plain, atol=1e-3)
+
+
+def test_negative_labels_explain_also_what_a_method_changes(
+    evaluate: Evaluate, suite: dict[str, Any], encoder: DualEncoder
+) -> None:
+    detector = OODDetector(encoder, LABELS, "odin", negatives=NAMES)
+    result = evaluate(suite, detector, ["odin"])
+    assert all(negatives for evaluation in result.evaluations for negatives in evaluation.id_negatives.values())
+    assert [len(evaluation.ood_negatives) for evaluation in result.evaluations] == [9, 4, 6]
 
 
 def test_seeds_share_one_pass_also_without_cache(
@@ -683,6 +722,8 @@ def test_features_need_no_model(evaluate: Evaluate, root: Path, monkeypatch: pyt
         },
         "ood": [{"name": "Far", "group": "far", "source": {"features": "features.npz", "images": "ood"}}],
     }
+    result = evaluate(suite, None, ["mcm", "odin"], examine=True)
+    assert result.skipped == ["odin (needs images, and a model to differentiate through)"]
     result = evaluate(suite, None, ["mcm", "atd"], examine=True)
     (record,) = result.records
     assert record["model"]["id"] == "org/clip"

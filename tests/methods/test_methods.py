@@ -59,7 +59,8 @@ def training(classes: int = 4, images: int = 40) -> TrainingInputs:
     labels = torch.arange(images) % max(classes, 1)
     centers = torch.randn(max(classes, 1), DIM, generator=generator)
     embeddings = centers[labels] + torch.randn(images, DIM, generator=generator)
-    return TrainingInputs(normalize(embeddings, dim=1), labels, classes)
+    texts = normalize(centers[:classes], dim=1)
+    return TrainingInputs(normalize(embeddings, dim=1), labels, classes, texts, logit_scale=10.0)
 
 
 def fit(method: Method, given: TrainingInputs | None = None, **settings: Any) -> dict[str, Tensor]:
@@ -68,7 +69,7 @@ def fit(method: Method, given: TrainingInputs | None = None, **settings: Any) ->
         return {}
     given = training() if given is None else given
     if "training_labels" not in method.needs:
-        given = TrainingInputs(given.image_embeddings, None, given.num_classes)
+        given = replace(given, labels=None)
     return method.fit(given, **method.settings_of(method.fit, {**method.settings, **settings}))
 
 
@@ -83,9 +84,10 @@ def inputs(
     generator = torch.Generator().manual_seed(0)
     similarity, no_similarity = (2 * torch.rand(2, batch, classes, generator=generator) - 1).to(dtype)
     images = normalize(torch.randn(batch, DIM, generator=generator), dim=1).to(dtype)
-    state = fit(method, training(classes), **settings)
+    learnt_from = training(classes)
+    state = fit(method, learnt_from, **settings)
     negatives = normalize(torch.randn(NEGATIVES, DIM, generator=generator), dim=1)
-    return MethodInputs(
+    given = MethodInputs(
         similarity,
         10 * similarity,
         10 * no_similarity if "no" in method.needs else None,
@@ -93,7 +95,15 @@ def inputs(
         state,
         negatives if "negatives" in method.needs else None,
         Pairs(negatives) if "text_encoder" in method.needs else None,
+        learnt_from.text_embeddings,
+        learnt_from.logit_scale,
     )
+    return classified(method, given)
+
+
+def classified(method: Method, given: MethodInputs) -> MethodInputs:
+    """As detectors do it: with the logits of the classifier that the method has learnt, if it has one."""
+    return given if method.classify is None else replace(given, logits=method.classify(given))
 
 
 class Pairs:
@@ -125,7 +135,7 @@ def part(whole: MethodInputs, rows: slice) -> MethodInputs:
 
 def other_value(method: Method, name: str) -> Any:
     """A value of a setting that is not its default."""
-    functions = [function for function in (method.score, method.fit) if function is not None]
+    functions = [function for function in (method.score, method.fit, method.perturb) if function is not None]
     parameters = [inspect.signature(function).parameters.get(name) for function in functions]
     parameter = next(parameter for parameter in parameters if parameter is not None)
     if get_origin(parameter.annotation) is Literal:
@@ -134,6 +144,9 @@ def other_value(method: Method, name: str) -> Any:
         return not parameter.default
     if parameter.default is None:
         return 3 if int in get_args(parameter.annotation) else 0.75
+    if isinstance(parameter.default, float):
+        # Shares and percentages have an upper end.
+        return parameter.default / 2 or 1.0
     return 2 * parameter.default or 1
 
 
@@ -151,6 +164,7 @@ def test_contract(method: Method) -> None:
     assert method.needs
     assert method.needs <= NEEDS.keys()
     assert (method.fit is not None) == ("training" in method.needs)
+    assert (method.perturb is not None) == ("pixels" in method.needs)
     assert "training" in method.needs or "training_labels" not in method.needs
     assert "negatives" in method.needs or not method.mining
     assert all(template.count("{}") == 1 for template in method.templates)
@@ -162,14 +176,15 @@ def test_contract(method: Method) -> None:
         given = inputs(method)
         shifted = replace(given, similarity=given.similarity + 0.1, logits=given.logits + 1)
         torch.testing.assert_close(score(method, shifted), score(method, given))
-    # A setting that both functions take is one setting.
+    # A setting that several functions take is one setting.
     for name, default in method.settings.items():
-        for function in (method.score, method.fit):
+        for function in (method.score, method.fit, method.perturb):
             if function is not None and name in inspect.signature(function).parameters:
                 assert inspect.signature(function).parameters[name].default == default
     assert method.settings_of(None, method.settings) == {}
-    together = method.settings_of(method.score, method.settings) | method.settings_of(method.fit, method.settings)
-    assert together == method.settings
+    functions = (method.score, method.fit, method.perturb)
+    together = [method.settings_of(function, method.settings) for function in functions]
+    assert {**together[0], **together[1], **together[2]} == method.settings
 
 
 @every_method
@@ -179,6 +194,23 @@ def test_score_is_one_float32_per_image(method: Method) -> None:
         assert found.dtype == torch.float32
         assert found.shape == (6,)
         assert torch.isfinite(found).all()
+
+
+@pytest.mark.parametrize("method", [row for row in METHODS.values() if row.max_score], ids=lambda row: row.name)
+def test_the_highest_score_is_reached_and_not_exceeded(method: Method) -> None:
+    given = inputs(method)
+    assert given.image_embeddings is not None
+    assert bool((score(method, given) <= method.max_score).all())
+    # As little like the labels, and as much like everything else, as an image can be
+    unlike = replace(
+        given,
+        similarity=-torch.ones_like(given.similarity),
+        logits=torch.full_like(given.logits, -100),
+        no_logits=None if given.no_logits is None else torch.full_like(given.no_logits, 100),
+        negative_embeddings=None if given.negative_embeddings is None else given.image_embeddings[:1],
+        image_embeddings=given.image_embeddings[:1].expand(6, DIM),
+    )
+    assert torch.equal(score(method, unlike), torch.full((6,), method.max_score))
 
 
 @every_method
@@ -206,7 +238,7 @@ def test_score_reads_only_what_the_method_needs(method: Method) -> None:
     given = inputs(method)
     expected = score(method, given)
     if not method.uses_text:
-        shuffled = replace(given, similarity=-given.similarity, logits=-given.logits)
+        shuffled = classified(method, replace(given, similarity=-given.similarity, logits=-given.logits))
         assert torch.equal(score(method, shuffled), expected)
 
 
@@ -307,14 +339,12 @@ def test_what_is_learnt_depends_on_the_images_alone(method: Method) -> None:
     again = fit(method, given)
     assert state.keys() == again.keys()
     assert all(torch.equal(state[name], again[name]) for name in state)
-    # Neither their order matters, nor what becomes of them later.
+    # Their order does not matter.
     assert given.labels is not None
     order = torch.randperm(len(before), generator=torch.Generator().manual_seed(0))
-    shuffled = TrainingInputs(given.image_embeddings[order], given.labels[order], given.num_classes)
-    for other in (fit(method, shuffled), again):
-        given.image_embeddings.zero_()
-        found = score(method, replace(inputs(method), state=other))
-        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    shuffled = replace(given, image_embeddings=given.image_embeddings[order], labels=given.labels[order])
+    found = score(method, replace(inputs(method), state=fit(method, shuffled)))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
 @every_method
@@ -325,13 +355,13 @@ def test_bad_training_data_is_refused(method: Method) -> None:
     damaged = given.image_embeddings.clone()
     damaged[3, 2] = float("nan")
     with pytest.raises(ValueError, match="NaN or infinite values in 1 of 40"):
-        fit(method, TrainingInputs(damaged, given.labels, 4))
+        fit(method, replace(given, image_embeddings=damaged))
     assert given.labels is not None
     with pytest.raises(ValueError, match="at least"):
-        fit(method, TrainingInputs(damaged[:0], given.labels[:0], 4))
+        fit(method, replace(given, image_embeddings=damaged[:0], labels=given.labels[:0]))
     if "training_labels" in method.needs:
         with pytest.raises(ValueError, match="no image for 1 of 5 classes"):
-            fit(method, TrainingInputs(given.image_embeddings, given.labels, 5))
+            fit(method, replace(given, num_classes=5))
 
 
 def public_scores() -> dict[str, Callable[..., Any]]:
@@ -377,7 +407,8 @@ def test_score_and_decision_come_from_the_scores(name: str, monkeypatch: pytest.
     if len(calls) == 1:
         ((function, arguments, returned),) = calls
         assert found is returned
-        assert settings.keys() <= arguments.keys()
+        # A setting may be the name of the score.
+        assert {name for name, value in settings.items() if value not in public_scores()} <= arguments.keys()
         for value in arguments.values():
             tensors = value if isinstance(value, tuple) else (value,)
             assert all(not isinstance(one, Tensor) or any(one is other for other in known) for one in tensors)
@@ -392,7 +423,11 @@ def test_score_and_decision_come_from_the_scores(name: str, monkeypatch: pytest.
 def test_every_score_belongs_to_a_method(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = watch(monkeypatch)
     for method in METHODS.values():
-        score(method, inputs(method))
+        # Some call one score or another, as a setting says.
+        parameters = inspect.signature(method.score).parameters.items()
+        named = [{name: value} for name, parameter in parameters for value in get_args(parameter.annotation)]
+        for settings in [one for one in named if {*one.values()} & public_scores().keys()] or [{}]:
+            score(method, inputs(method, **settings), **settings)
         if method.is_ood is not None:
             method.is_ood(inputs(method))
     used = {name for name, _, _ in calls}
@@ -490,7 +525,7 @@ def test_table_is_read_without_torch() -> None:
 
 
 def test_unknown_method_names_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="`method` must be one of atd, ctw, mcm, msp, .*, got 'odin'"):
-        get_method("odin")
+    with pytest.raises(ValueError, match="`method` must be one of atd, ctw, mcm, msp, .*, got 'oden'"):
+        get_method("oden")
     with pytest.raises(ValueError, match="got None"):
         get_method(None)  # type: ignore[arg-type]

@@ -286,8 +286,9 @@ def test_texts_are_taken_as_they_are(encoder: DualEncoder) -> None:
     assert NegativeLabels.from_texts(encoder, texts).settings["templates"] == NICE
     with pytest.raises(ValueError, match=r"`texts` has 2 of the labels \('Cat', 'dog'\)"):
         NegativeLabels.from_texts(encoder, ["Cat", "lamp", "dog"], LABELS)
-    with pytest.raises(ValueError, match=r"`texts` contains 'lamp' twice \(.*\); each must be another one, remove"):
-        NegativeLabels.from_texts(encoder, ["lamp", "lamp"])
+    assert NegativeLabels.from_texts(encoder, ["lamp", "sofa", "lamp"]).labels == ["lamp", "sofa"]
+    of_numpy = NegativeLabels.from_texts(encoder, [*np.array(["lamp", "sofa"])])
+    assert {type(label) for label in of_numpy.labels} == {str}
     with pytest.raises(ValueError, match="`texts` is empty"):
         NegativeLabels.from_texts(encoder, [])
     with pytest.raises(TypeError, match="`texts` must be a list of strings"):
@@ -309,19 +310,24 @@ def test_banks_are_renewed(encoder: DualEncoder, mine: Callable[..., NegativeLab
         assert renewed.settings == {**bank.settings, "templates": ["the {}"]}
     bank = mine(corpus=names, **arguments)
     names.write_text("lamp")
-    with pytest.raises(ValueError, match="names.txt' are not those of before; give the candidates again"):
+    with pytest.raises(ValueError, match=r"names.txt\) are not those of before\. Give the candidates again"):
         bank.renew(encoder, ["lamp"])
     names.unlink()
-    with pytest.raises(ValueError, match="names.txt\\) that are gone; give the candidates again"):
+    with pytest.raises(ValueError, match=r"names.txt\) are gone\. Give the candidates again"):
         bank.renew(encoder, ["lamp"])
     from_list = mine(**arguments)
-    with pytest.raises(ValueError, match=r"\(own list\) that are gone"):
+    with pytest.raises(ValueError, match=r"\(own list\) are gone"):
         from_list.renew(encoder, ["lamp"])
+    with pytest.raises(ValueError, match=r"\(own list\) are gone\.$"):
+        from_list.load_candidates()
+    assert from_list.load_candidates(WORDS) == load_corpus(WORDS)
     assert from_list.renew(encoder, ["lamp"], corpus=WORDS, use_cache=False).mined_for == ["lamp"]
     texts = NegativeLabels.from_texts(encoder, WORDS, templates=["a {}"])
     assert same(texts.renew(encoder, LABELS), texts)
     with pytest.raises(ValueError, match="1 of the labels"):
         texts.renew(encoder, ["lamp"])
+    with pytest.raises(ValueError, match="texts that were given, without candidates"):
+        texts.load_candidates()
 
 
 def test_banks_know_their_model(encoder: DualEncoder) -> None:

@@ -4,6 +4,7 @@
 
 import doctest
 import importlib
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,12 +27,14 @@ from clipn_hf.scores import (
     max_sigmoid,
     mcm,
     msp,
+    odin,
+    perplexity,
 )
 
 DATA = Path(__file__).parents[1] / "data"
 
 Score = Callable[..., Tensor]
-ONE_MATRIX: list[Score] = [msp, max_logit, energy, mcm, max_sigmoid, joint_energy]
+ONE_MATRIX: list[Score] = [msp, max_logit, energy, mcm, max_sigmoid, joint_energy, odin, perplexity]
 TWO_MATRICES: list[Score] = [ctw, atd]
 DECISIONS: list[Score] = [ctw_is_ood, atd_is_ood]
 SOFTMAX: list[Score] = [msp, mcm]
@@ -47,6 +50,8 @@ def expected(score: Score, logits: Tensor, no_logits: Tensor) -> Tensor:
         mcm: 1 - probabilities.amax(dim=1),
         max_logit: -logits.amax(dim=1),
         energy: -logits.exp().sum(dim=1).log(),
+        odin: -1000 * (logits.shape[1] * (logits / 1000).softmax(dim=1).amax(dim=1)).log(),
+        perplexity: (-(probabilities * probabilities.log()).sum(dim=1)).exp(),
         max_sigmoid: 1 - (1 / (1 + (-logits).exp())).amax(dim=1),
         joint_energy: -(1 + logits.exp()).log().sum(dim=1),
         ctw: no_probabilities[rows, logits.argmax(dim=1)],
@@ -131,7 +136,7 @@ def test_huge_logits_stay_finite(score: Score, size: float) -> None:
         assert torch.isfinite(gradient).all()
 
 
-@pytest.mark.parametrize("score", [msp, mcm, energy])
+@pytest.mark.parametrize("score", [msp, mcm, energy, odin])
 @pytest.mark.parametrize("temperature", [1e-44, 1e-3, 1e6, 1e38])
 def test_any_temperature_stays_finite(score: Score, temperature: float) -> None:
     logits = torch.tensor([[100.0, 99.0, -100.0], [0.0, 0.0, 0.0]])
@@ -158,6 +163,8 @@ def test_range(pair: tuple[Tensor, Tensor]) -> None:
     assert probabilities.shape == (len(logits), classes + 1)
     assert ((probabilities >= 0) & (probabilities <= 1)).all()
     torch.testing.assert_close(probabilities.sum(dim=1), torch.ones(len(logits)), rtol=0, atol=1e-5)
+    assert ((odin(logits) >= -1000 * math.log(classes)) & (odin(logits) <= 0)).all()
+    assert ((perplexity(logits) >= 1) & (perplexity(logits) <= classes * (1 + 1e-6))).all()
     # Between the largest logit and the largest logit plus the logarithm of the number of classes.
     assert (energy(logits) <= max_logit(logits)).all()
     assert (energy(logits) >= max_logit(logits) - torch.tensor(float(classes)).log() - 1e-4).all()
@@ -207,6 +214,33 @@ def test_images_that_no_label_fits_stay_apart() -> None:
     torch.testing.assert_close(joint_energy(best), energy(torch.cat([best[:, :1], torch.zeros(1, 1)], dim=1)))
 
 
+def test_perplexity_equals_the_published_code() -> None:
+    values = load_file(DATA / "plp_official.safetensors")
+    torch.testing.assert_close(perplexity(values["logits"]), -values["perplexity"], rtol=0, atol=1e-6)
+    # By hand: two classes in question, all three, and one half and two quarters, 2 ** 1.5.
+    found = perplexity(torch.tensor([[7.0, 7.0, -90.0], [1.0, 1.0, 1.0], [math.log(2), 0.0, 0.0]]))
+    torch.testing.assert_close(found, torch.tensor([2.0, 3.0, 2**1.5]))
+
+
+@settings(deadline=None)
+@given(logit_pairs(), st.sampled_from([1.0, 30.0, 1000.0]))
+def test_odin_without_a_step_is_msp(pair: tuple[Tensor, Tensor], temperature: float) -> None:
+    logits, _ = pair
+    probability = (-odin(logits, temperature).double() / temperature).exp() / logits.shape[1]
+    torch.testing.assert_close(msp(logits, temperature).double(), 1 - probability, rtol=1e-5, atol=1e-6)
+
+
+def test_images_stay_apart_at_a_high_temperature() -> None:
+    """Where `1 - p` is next to `1 - 1 / C` for all of them, float32 has but a few numbers."""
+    logits = 3 * torch.randn(2000, 1000, generator=torch.Generator().manual_seed(5))
+    exact = 1 - (logits.double() / 1000).softmax(dim=1).amax(dim=1)
+    assert len(exact.unique()) == 2000
+    assert len(exact.float().unique()) < 300
+    assert len(odin(logits).unique()) > 1990
+    # In the same order.
+    assert (odin(logits)[exact.argsort()].diff() >= 0).all()
+
+
 def test_ties_are_not_ood() -> None:
     zeros = torch.zeros(1, 1)
     assert ctw(zeros, zeros).item() == atd(zeros, zeros).item() == 0.5
@@ -233,7 +267,7 @@ def test_one_class_works(score: Score) -> None:
     assert score(*arguments(score, torch.tensor([[2.0], [-1.0]]), torch.tensor([[1.0], [3.0]]))).shape == (2,)
 
 
-@pytest.mark.parametrize("score", SOFTMAX)
+@pytest.mark.parametrize("score", [*SOFTMAX, odin, perplexity])
 def test_a_softmax_over_one_class_is_refused(score: Score) -> None:
     with pytest.raises(ValueError, match="at least 2 labels"):
         score(torch.zeros(3, 1))
@@ -270,7 +304,7 @@ def test_wrong_shapes_are_refused(score: Score) -> None:
             score(torch.zeros(3, 2), torch.zeros(1, 2))
 
 
-@pytest.mark.parametrize("score", [msp, mcm, energy])
+@pytest.mark.parametrize("score", [msp, mcm, energy, odin])
 def test_bad_temperatures_are_refused(score: Score) -> None:
     for temperature in [0, -1.0, float("nan"), float("inf"), 1e-46, 1e39, 10**400]:
         with pytest.raises(ValueError, match="`temperature` must be positive and finite"):
@@ -280,7 +314,7 @@ def test_bad_temperatures_are_refused(score: Score) -> None:
             score(torch.zeros(3, 2), temperature)
 
 
-@pytest.mark.parametrize("module", ["baselines", "clipn", "neglabel", "sigmoid"])
+@pytest.mark.parametrize("module", ["activations", "baselines", "clipn", "neglabel", "sigmoid", "vim"])
 def test_examples_print_what_they_show(module: str) -> None:
     results = doctest.testmod(importlib.import_module(f"clipn_hf.scores.{module}"))
     assert results.attempted > 0

@@ -5,9 +5,7 @@
 import contextlib
 import difflib
 import hashlib
-import importlib.metadata
 import os
-import platform
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -25,14 +23,16 @@ from tqdm import tqdm
 from transformers.utils import logging
 
 from ..detector import LabelScore, OODDetector
+from ..detector_checks import provided_needs
 from ..encoders import DualEncoder, PrecomputedEncoder
 from ..features import cached_class_embeddings, describe_skipped, extract_features
-from ..methods import METHODS, NEEDS, Method, Need
+from ..methods import METHODS, NEEDS, Method
 from ..methods.neglabel import effective_settings
 from ..negative_settings import CORPORA, Kind
 from ..negatives import Corpus, load_corpus
 from .doctor import Finding, examine_images, examine_labels, format_findings
 from .output import REPORT_NAME, SuiteResult, write_output
+from .provenance import describe_encoder, list_versions
 from .results import (
     CONFIDENCE,
     CONVENTION,
@@ -58,9 +58,7 @@ logger = logging.get_logger(__name__)
 Encoder = DualEncoder | PrecomputedEncoder
 _MODEL_TYPES = (str, os.PathLike, DualEncoder, PrecomputedEncoder, OODDetector)
 
-_VERSIONED = ("clipn_hf", "torch", "transformers", "numpy")
 _SEVERITIES = ("error", "warning", "note")
-_FITTED: frozenset[Need] = frozenset({"training", "training_labels"})
 # With more texts to embed, the log says so before.
 _MANY_TEXTS = 10_000
 # Of how many images of a set, those that a method is most wrong about, it is found out what they look like.
@@ -90,7 +88,8 @@ def evaluate_suite(
 ) -> SuiteResult:
     """Evaluate methods and models on the sets of a suite.
 
-    Each image goes through a model once, whatever the number of methods; a second run finds the embeddings on disk.
+    Each image goes through a model once, whatever the number of methods, unless these change images before they judge
+    them, as odin does; a second run finds the embeddings on disk.
     What comes out does not depend on the order of models and methods, and the same seed gives the same results.
 
     Args:
@@ -104,7 +103,8 @@ def evaluate_suite(
             Keys of `clipn_hf.methods.METHODS`; by default those of the suite, or else all. What a model or a suite
             cannot serve is skipped, and said in the result. Methods with negative labels mine them, by default of all
             of WordNet, which takes a large model long the first time. Without `methods`, those that have a corpus of
-            their own are skipped in suites that name another one.
+            their own are skipped in suites that name another one, and so is what takes several passes of all images
+            through the model in every run, as odin does.
         data_root (`str` or `os.PathLike`, *optional*, defaults to `"."`): The folder that paths of the suite start at.
         seeds (`Sequence[int]`, *optional*): By default those of the suite.
         output (`str` or `os.PathLike`, *optional*):
@@ -198,17 +198,19 @@ def evaluate_suite(
                     # Labels that another seed draws are mostly the same kind of names.
                     serious = [finding for finding in found if finding.severity == "error"]
                     _add_findings(findings, found if seed == seeds[0] else serious)
-            description = _describe(encoder)
+            description = describe_encoder(encoder)
             for seed in seeds:
                 served, lacking = _select(names, encoder, detector, data[seed], is_asked=asked is not None)
-                for what, left_out in lacking.items():
-                    own = skipped.setdefault(what, {}).setdefault(description["id"], [])
-                    own += [name for name in left_out if name not in own]
                 if served:
                     if seed == seeds[0]:
                         run.announce_mining(encoder, detector, served, data[seed])
                     recalls[seed]()
-                    evaluations += run.evaluate(encoder, description, detector, served, data[seed])
+                    refused: dict[str, list[str]] | None = {} if asked is None else None
+                    evaluations += run.evaluate(encoder, description, detector, served, data[seed], refused)
+                    lacking |= refused or {}
+                for what, left_out in lacking.items():
+                    own = skipped.setdefault(what, {}).setdefault(description["id"], [])
+                    own += [name for name in left_out if name not in own]
         listed = _list_skipped(skipped, name_models=len(models) > 1)
         if not evaluations:
             raise ValueError(f"There is nothing to evaluate: {'; '.join(listed)}.")
@@ -348,8 +350,12 @@ class _Run:
         detector: OODDetector | None,
         methods: Sequence[Method],
         data: SuiteData,
+        refused: dict[str, list[str]] | None = None,
     ) -> list[Evaluation]:
-        """Evaluate all methods of one model on the sets as one seed draws them."""
+        """Evaluate all methods of one model on the sets as one seed draws them.
+
+        Methods that cannot be fitted are put in `refused`, by what they say; without it that is an error.
+        """
         id_set = self.embed(data.id, encoder, data.seed)
         if len(id_set.rows) < 2:
             raise ValueError(
@@ -360,7 +366,7 @@ class _Run:
         needs_fit = any("training" in method.needs for method in unfitted)
         fit_set = self.embed(data.fit, encoder, data.seed) if data.fit is not None and needs_fit else None
         others = [self.embed(loaded, encoder, data.seed) for loaded in (*data.covariate_shift, *data.ood)]
-        versions = _versions()
+        versions = list_versions()
         # What the first of the methods with negative labels has also says what others are wrong about.
         with_negatives = next((method for method in methods if "negatives" in method.needs), None)
         explainer = None
@@ -379,7 +385,18 @@ class _Run:
                         # What the first seed was warned of holds for the others, in other numbers.
                         if data.seed != self.first_seed:
                             warnings.simplefilter("ignore")
-                        own.fit(fit_set.embeddings, id_labels=labels if "training_labels" in method.needs else None)
+                        try:
+                            own.fit(
+                                fit_set.embeddings, id_labels=labels if "training_labels" in method.needs else None
+                            )
+                        except ValueError as error:
+                            if refused is None:
+                                raise
+                            refused.setdefault(f"other images for fitting: {str(error).rstrip('.')}", []).append(
+                                method.name
+                            )
+                            bar.update(len(others))
+                            continue
                     fitted_on = fit_set.describe()
                 elif own.fitted_on is not None:
                     for embedded in (id_set, *others):
@@ -399,7 +416,7 @@ class _Run:
                     "date": self.date,
                     "model": model,
                     "method": method.name,
-                    "settings": dict(own.settings),
+                    "settings": dict(own.known_settings),
                     "templates": own.templates,
                     "no_templates": own.no_templates if "no" in method.needs else None,
                     "negatives": _describe_negatives(own) if "negatives" in method.needs else None,
@@ -417,7 +434,9 @@ class _Run:
                 by = own if own.negatives is not None else explainer
                 # Reports show the mistakes of one seed.
                 by = by if data.seed == self.first_seed else None
-                id_scored, *scored = (_score(own, embedded, by) for embedded in (id_set, *others))
+                id_scored, *scored = (
+                    _score(own, embedded, by, self._embed_to_judge(own, embedded)) for embedded in (id_set, *others)
+                )
                 evaluations += self._measure(base | {"versions": versions}, data, id_scored, scored, bar)
         return evaluations
 
@@ -515,6 +534,18 @@ class _Run:
         sha256 = json_digest([digests, None if labels is None else labels.tolist()])
         return _Embedded(loaded, embeddings, rows, labels, unreadable, digests, sha256)
 
+    def _embed_to_judge(self, detector: OODDetector, embedded: _Embedded) -> Tensor:
+        """Embed a set once more, if the method changes images before it judges them."""
+        if detector.method.perturb is None:
+            return embedded.embeddings
+        loaded, encoder = embedded.data, detector.image_encoder
+        features = extract_features(loaded.images, encoder, warn=False, embed=detector.embed_prepared, **self.features)
+        if features.digests != embedded.digests:
+            raise ValueError(
+                f"The set {loaded.name} cannot be used: its images changed while they were evaluated; start again."
+            )
+        return features.embeddings
+
     def _report_unreadable(self, loaded: LoadedSet, skipped: Mapping[int, str], silent: bool) -> None:
         """Say once which images cannot be read; of those that were examined the doctor has said it."""
         new = [row for row in skipped if (loaded.name, loaded.names[row]) not in self.unreadable]
@@ -533,15 +564,6 @@ def _path_of(loaded: LoadedSet, row: int) -> str:
     return f"{os.fspath(image)}: " if isinstance(image, str | os.PathLike) else ""
 
 
-def _describe(encoder: Encoder) -> dict[str, Any]:
-    """The description of a model for records, which name no folder of this machine."""
-    description = encoder.describe()
-    name = description["id"] or description["class"]
-    is_local = os.path.exists(name) or os.path.isabs(name)
-    # The digests tell apart folders of the same name.
-    return {**description, "id": Path(name).resolve().name if is_local else name}
-
-
 def _check_new(detector: OODDetector, embedded: _Embedded) -> None:
     seen = detector.count_fitted(bytes.fromhex(digest) for digest in embedded.digests)
     if seen:
@@ -551,13 +573,15 @@ def _check_new(detector: OODDetector, embedded: _Embedded) -> None:
         )
 
 
-def _score(detector: OODDetector, embedded: _Embedded, explainer: OODDetector | None) -> _Scored:
-    scores, predictions = detector.score_and_predict(embedded.embeddings)
+def _score(detector: OODDetector, embedded: _Embedded, explainer: OODDetector | None, embeddings: Tensor) -> _Scored:
+    """Judge a set by `embeddings` of its images, as the method judges them."""
+    scores, predictions = detector.score_and_predict(embeddings, from_prepared=True)
     negatives: dict[int, list[LabelScore]] = {}
     if explainer is not None:
         # The worst mistakes are the highest scores of ID images and the lowest ones of others.
         order = scores.argsort(descending=embedded.data.group == "id", stable=True)[:_EXPLAINED]
-        results = explainer.results(embedded.embeddings[order], top_k=1, top_negatives=_TOP_NEGATIVES)
+        shown = (embeddings if explainer is detector else embedded.embeddings)[order]
+        results = explainer.results(shown, top_k=1, top_negatives=_TOP_NEGATIVES, from_prepared=True)
         negatives = {row: result["negatives"] for row, result in zip(order.tolist(), results, strict=True)}
     return _Scored(embedded, scores.numpy(), predictions.numpy(), negatives)
 
@@ -568,7 +592,7 @@ def _templates(encoder: Encoder, method: Method, suite: Suite) -> list[str] | No
         return None
     if suite.templates or not method.templates:
         return list(suite.templates or ()) or None
-    return encoder.single_template(method.templates)
+    return (encoder.ensemble_templates if method.ensemble else encoder.single_template)(method.templates)
 
 
 def _mines(detector: OODDetector | None, method: Method) -> bool:
@@ -719,11 +743,7 @@ def _select(
     """The methods that can be evaluated, and the names of the others by what they need."""
     served: list[Method] = []
     lacking: dict[str, list[str]] = {}
-    provided: set[Need] = {"global", *_FITTED}
-    provided |= {"no"} if encoder.has_no_encoder else set()
-    provided |= {"sigmoid"} if encoder.is_sigmoid else set()
-    provided |= {"negatives", "text_encoder"} if isinstance(encoder, DualEncoder) else set()
-    provided |= {"negatives"} if data.negatives is not None else set()
+    provided = provided_needs(encoder, has_negatives=data.negatives is not None)
     words = {**NEEDS, "negatives": "`negatives` in the suite"}
     corpus = (data.negatives or {}).get("corpus")
     for method in (METHODS[name] for name in names):
@@ -732,6 +752,8 @@ def _select(
         elif not is_asked and corpus is not None and method.mining.get("corpus", corpus) != corpus:
             # With other candidates it is another method; who names it wants it all the same.
             needed = f"the corpus {method.mining['corpus']}, in place of which the suite has another one"
+        elif not is_asked and method.perturb is not None and (detector is None or detector.method is not method):
+            needed = "to be named in `methods`, because all images go through the model several times for it"
         elif "training" in method.needs and data.fit is None and not _is_fitted(detector, method, data.labels):
             needed = "a set `fit` in the suite"
         elif len(data.labels) < method.min_labels:
@@ -798,11 +820,6 @@ def _add_findings(findings: dict[Finding, None], found: Iterable[Finding]) -> No
 
 def _by_severity(findings: Iterable[Finding]) -> list[Finding]:
     return sorted(findings, key=lambda finding: _SEVERITIES.index(finding.severity))
-
-
-def _versions() -> dict[str, str]:
-    versions = {name: importlib.metadata.version(name.replace("_", "-")) for name in _VERSIONED}
-    return {**versions, "python": platform.python_version()}
 
 
 __all__ = ["REPORT_NAME", "SuiteResult", "evaluate_suite"]

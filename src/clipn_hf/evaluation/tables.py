@@ -236,7 +236,7 @@ def markdown_table(
     """
     blocks = []
     for suite in result_tables(records, metrics, averages):
-        blocks += [f"### {_escape_markdown(suite.heading)}", _escape_markdown(" ".join(suite.notes))]
+        blocks += [f"### {escape_markdown(suite.heading)}", escape_markdown(" ".join(suite.notes))]
         blocks += [_markdown(table) for table in suite.tables]
         if suite.shifted_tables:
             blocks += ["**Covariate shift**: the same labels in another style.", *map(_markdown, suite.shifted_tables)]
@@ -251,14 +251,14 @@ def _published(suite: str, metrics: Sequence[str]) -> list[str]:
     for metric in metrics:
         header, rows, texts = published_rows(results, metric)
         if rows:
-            escaped = [[_escape_markdown(cell) for cell in row] for row in [header, *rows]]
-            grids.append(_grid(escaped[0], escaped[1:], texts))
+            escaped = [[escape_markdown(cell) for cell in row] for row in [header, *rows]]
+            grids.append(grid(escaped[0], escaped[1:], texts))
     if not grids:
-        return [_escape_markdown(nothing_published(suite))]
+        return [escape_markdown(nothing_published(suite))]
     sources = "\n".join(
-        f"{number}. {_escape_markdown(text)}" for number, text in enumerate(published_sources(results), 1)
+        f"{number}. {escape_markdown(text)}" for number, text in enumerate(published_sources(results), 1)
     )
-    return [f"#### Published on {_escape_markdown(suite)}", PUBLISHED_NOTE, *grids, sources]
+    return [f"#### Published on {escape_markdown(suite)}", PUBLISHED_NOTE, *grids, sources]
 
 
 def nothing_published(suite: str) -> str:
@@ -699,7 +699,15 @@ def _span(numbers: Sequence[int]) -> str:
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
-def _escape_markdown(text: str) -> str:
+def escape_markdown(text: str) -> str:
+    """Write a text so that Markdown shows it as it is.
+
+    Args:
+        text (`str`): Anything; line breaks become spaces.
+
+    Returns:
+        `str`
+    """
     text = " ".join(text.split())
     text = re.sub(r"([\\`*|<\[\]])", r"\\\1", text)
     # Between letters an underscore is one; elsewhere it may begin emphasis.
@@ -707,8 +715,17 @@ def _escape_markdown(text: str) -> str:
     return re.sub(r"&(?=#?\w+;)", "&amp;", text)
 
 
-def _grid(header: Sequence[str], rows: Iterable[Sequence[str]], texts: int) -> str:
-    """Write a table whose first columns are texts and whose others are numbers."""
+def grid(header: Sequence[str], rows: Iterable[Sequence[str]], texts: int) -> str:
+    """Write a Markdown table whose first columns are texts and whose others are numbers.
+
+    Args:
+        header (`Sequence[str]`): The names of the columns.
+        rows (`Iterable[Sequence[str]]`): Cells, as [`escape_markdown`] gives them.
+        texts (`int`): How many columns are texts.
+
+    Returns:
+        `str`
+    """
     alignment = [*["---"] * texts, *["---:"] * (len(header) - texts)]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in [header, alignment, *rows])
 
@@ -719,9 +736,9 @@ def _markdown(table: ResultTable) -> str:
     for row in table.rows:
         cells = ["–" if cell is None else _markdown_number(cell) for cell in row.cells]
         model = "" if row.model == last else row.model
-        rows.append([_escape_markdown(model), _escape_markdown(row.method), *cells])
+        rows.append([escape_markdown(model), escape_markdown(row.method), *cells])
         last = row.model
-    return _grid([_escape_markdown(cell) for cell in header], rows, texts=2)
+    return grid([escape_markdown(cell) for cell in header], rows, texts=2)
 
 
 def _markdown_number(cell: Cell) -> str:
@@ -864,6 +881,8 @@ __all__ = [
     "SuiteTables",
     "column_name",
     "csv_table",
+    "escape_markdown",
+    "grid",
     "latex_table",
     "markdown_table",
     "metric_title",

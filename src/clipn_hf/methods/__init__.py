@@ -11,6 +11,8 @@ from .csp import CSP
 from .ctw import CTW
 from .energy import ENERGY
 from .joint_energy import JOINT_ENERGY
+from .kmeans import KMEANS
+from .linear_probe import LINEAR_PROBE
 from .mahalanobis import MAHALANOBIS
 from .max_logit import MAX_LOGIT
 from .mcm import MCM
@@ -18,8 +20,12 @@ from .msp import MSP
 from .nearest_neighbors import NEAREST_NEIGHBORS
 from .neglabel import NEGLABEL
 from .negrefine import NEGREFINE
+from .odin import ODIN
+from .plp import PLP
+from .react import REACT
 from .relative_mahalanobis import RELATIVE_MAHALANOBIS
 from .sigmoid import SIGMOID
+from .vim import VIM
 
 METHODS: Mapping[str, Method] = MappingProxyType(
     {
@@ -37,8 +43,14 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             SIGMOID,
             JOINT_ENERGY,
             NEAREST_NEIGHBORS,
+            KMEANS,
             MAHALANOBIS,
             RELATIVE_MAHALANOBIS,
+            REACT,
+            VIM,
+            ODIN,
+            LINEAR_PROBE,
+            PLP,
         )
     }
 )

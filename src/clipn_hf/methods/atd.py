@@ -31,4 +31,5 @@ ATD = Method(
     needs=frozenset({"global", "no"}),
     score=_score,
     is_ood=_is_ood,
+    max_score=1.0,
 )

@@ -13,9 +13,10 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
-Need = Literal["global", "no", "training", "training_labels", "negatives", "text_encoder", "sigmoid"]
+Need = Literal["global", "no", "training", "training_labels", "negatives", "text_encoder", "sigmoid", "pixels"]
 
 NEEDS: Mapping[Need, str] = MappingProxyType(
     {
@@ -26,11 +27,18 @@ NEEDS: Mapping[Need, str] = MappingProxyType(
         "negatives": "negative labels",
         "text_encoder": "a model that can embed further texts",
         "sigmoid": "a model that was trained with a sigmoid loss, such as SigLIP",
+        "pixels": "images, and a model to differentiate through",
     }
 )
 
-# What the zero-shot pipelines of transformers call the same.
-OTHER_NAMES: Mapping[str, str] = MappingProxyType({"hypothesis_template": "templates"})
+# From what was learnt, the settings, the labels and the templates, to what a detector remembers of it.
+Report = Callable[
+    [Mapping[str, "Tensor"], Mapping[str, Any], Sequence[str], Sequence[str]],
+    dict[str, Any],
+]
+
+# What the zero-shot pipelines of transformers, and optimizers, call the same.
+OTHER_NAMES: Mapping[str, str] = MappingProxyType({"hypothesis_template": "templates", "lr": "learning_rate"})
 
 
 @dataclass(frozen=True)
@@ -40,7 +48,8 @@ class MethodInputs:
     Args:
         similarity (`torch.Tensor` of shape `(batch, classes)`): Cosines between images and class texts, in [-1, 1].
         logits (`torch.Tensor` of shape `(batch, classes)`):
-            The cosines times the logit scale, plus the logit bias of models that have one.
+            The cosines times the logit scale, plus the logit bias of models that have one; or those of the classifier
+            that the method has learnt.
         no_logits (`torch.Tensor` of shape `(batch, classes)`, *optional*):
             The same for the "no" texts; None unless the method needs them.
         image_embeddings (`torch.Tensor` of shape `(batch, dim)`, *optional*): Those of the images, of unit norm.
@@ -50,6 +59,9 @@ class MethodInputs:
         embed_pairs (`Callable`, *optional*):
             Positions `(pairs, 2)`, int64, of a class and a negative label, to the embeddings `(pairs, dim)` of the
             texts "<label> and <negative label>", float32, of unit norm; None unless the method needs a text encoder.
+        text_embeddings (`torch.Tensor` of shape `(classes, dim)`, *optional*): Those of the class texts, of unit norm.
+        logit_scale (`float`, *optional*, defaults to 1.0): The factor between cosines and logits.
+        logit_bias (`float`, *optional*, defaults to 0.0): What is added to the logits.
     """
 
     similarity: "Tensor"
@@ -59,6 +71,9 @@ class MethodInputs:
     state: "Mapping[str, Tensor]" = field(default_factory=dict)
     negative_embeddings: "Tensor | None" = None
     embed_pairs: "Callable[[Tensor], Tensor] | None" = None
+    text_embeddings: "Tensor | None" = None
+    logit_scale: float = 1.0
+    logit_bias: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -66,14 +81,28 @@ class TrainingInputs:
     """Everything a method may be fitted on.
 
     Args:
-        image_embeddings (`torch.Tensor` of shape `(images, dim)`): Of ID images, float32, of unit norm, on the CPU.
+        image_embeddings (`torch.Tensor` of shape `(images, dim)`):
+            Of ID images, float32, of unit norm, on the CPU. Methods may keep this tensor itself, because a copy of a
+            million images takes gigabytes: nobody may change it afterwards.
         labels (`torch.Tensor` of shape `(images,)`, *optional*): Which of the classes each image shows, int64.
         num_classes (`int`): How many classes there are.
+        text_embeddings (`torch.Tensor` of shape `(classes, dim)`, *optional*):
+            Those of the class texts, float32, of unit norm.
+        logit_scale (`float`, *optional*, defaults to 1.0): The factor between cosines and logits.
+        logit_bias (`float`, *optional*, defaults to 0.0): What is added to the logits.
+        class_names (`tuple` of `str`, *optional*): What errors and warnings call the classes.
+        device (`str` or `torch.device`, *optional*, defaults to `"cpu"`):
+            Where to compute what takes long; what `fit` returns is on the CPU.
     """
 
     image_embeddings: "Tensor"
     labels: "Tensor | None"
     num_classes: int
+    text_embeddings: "Tensor | None" = None
+    logit_scale: float = 1.0
+    logit_bias: float = 0.0
+    class_names: tuple[str, ...] | None = None
+    device: "str | torch.device" = "cpu"
 
 
 def method_inputs(
@@ -117,15 +146,29 @@ def method_inputs(
 
     ```
     """
+    import torch
     from torch.nn.functional import normalize
 
-    image_embeddings = normalize(image_embeddings.float(), dim=1)
-    similarity = image_embeddings @ text_embeddings.T  # (batch, classes)
-    logits = logit_scale * similarity + logit_bias
-    no_logits = None
-    if no_text_embeddings is not None:
-        no_logits = logit_scale * (image_embeddings @ no_text_embeddings.T) + logit_bias
-    return MethodInputs(similarity, logits, no_logits, image_embeddings, state or {}, negative_embeddings, embed_pairs)
+    # Scores are in float32, also where their user computes in another dtype.
+    with torch.autocast(image_embeddings.device.type, enabled=False):
+        image_embeddings = normalize(image_embeddings.float(), dim=1)
+        similarity = image_embeddings @ text_embeddings.T  # (batch, classes)
+        logits = logit_scale * similarity + logit_bias
+        no_logits = None
+        if no_text_embeddings is not None:
+            no_logits = logit_scale * (image_embeddings @ no_text_embeddings.T) + logit_bias
+    return MethodInputs(
+        similarity,
+        logits,
+        no_logits,
+        image_embeddings,
+        state or {},
+        negative_embeddings,
+        embed_pairs,
+        text_embeddings,
+        logit_scale,
+        logit_bias,
+    )
 
 
 @dataclass(frozen=True)
@@ -146,17 +189,38 @@ class Method:
             `(training_inputs, **settings)` to what `score` finds as `inputs.state`: tensors by name. Needed by exactly
             those methods that need "training".
         uses_text (`bool`, *optional*, defaults to `True`):
-            Whether class texts enter the score; if not, templates do not matter.
+            Whether class texts enter the score, or what it was fitted on; if not, templates do not matter.
+        same_fit (`Callable`, *optional*):
+            `(settings, other_settings)` to whether what `fit` learns with the former serves `score` with the latter;
+            by default where the settings of `fit` are equal.
         text_contrast (`float`, *optional*):
             With what `contrast` [`~clipn_hf.calibration.starting_threshold`] guesses a threshold from texts alone;
             None where it cannot.
         templates (`tuple` of `str`, *optional*):
             What labels are put into unless the user names other templates or the model brings some along, of which
             then the first is used; empty for all those of the model.
+        ensemble (`bool`, *optional*, defaults to `False`):
+            Whether `templates` are meant together, so that of a model that brings some along all are used.
         mining (`Mapping[str, Any]`, *optional*):
             The arguments that mining negative labels gets unless the user names others.
+        classify (`Callable`, *optional*):
+            `(inputs)` to the logits `(batch, classes)`, float32, of a classifier that `fit` has trained. They take the
+            place of those of the class texts: `score` finds them as `inputs.logits`, and predictions are theirs.
+        max_score (`float`, *optional*):
+            The score that is reached in float32 and cannot be exceeded, so that as a threshold it calls nothing OOD.
+        perturb (`Callable`, *optional*):
+            `(pixel_values, compare, std, **settings)` to the pixel values that are judged in place of those. `compare`
+            embeds pixel values, differentiably, and gives [`MethodInputs`]; `std` is the standard deviation by which
+            the image processor divides, to be broadcast against pixel values. Needed by exactly those methods that
+            need "pixels".
+        check (`Callable`, *optional*):
+            `(settings)`, all of them, to an error where one is wrong whatever the images are, so that this is said
+            before the images are looked at.
+        report (`Callable`, *optional*):
+            `(state, settings, labels, templates)` to what else a detector remembers of the images that it was fitted
+            on, by name, of what JSON knows.
 
-    The parameters of `score` and `fit` after the first, with their defaults, are the settings of the method.
+    The parameters of `score`, `fit` and `perturb` that have defaults are the settings of the method.
     """
 
     name: str
@@ -168,26 +232,47 @@ class Method:
     min_labels: int = 1
     fit: "Callable[..., dict[str, Tensor]] | None" = None
     uses_text: bool = True
+    same_fit: "Callable[[Mapping[str, Any], Mapping[str, Any]], bool] | None" = None
     text_contrast: float | None = None
     templates: tuple[str, ...] = ()
+    ensemble: bool = False
     mining: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    classify: "Callable[[MethodInputs], Tensor] | None" = None
+    max_score: float | None = None
+    perturb: "Callable[..., Tensor] | None" = None
+    check: Callable[[Mapping[str, Any]], None] | None = None
+    report: Report | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The settings of `score` and `fit` with their defaults."""
-        return _defaults(self.score) | _defaults(self.fit)
+        """The settings of `score`, `fit` and `perturb` with their defaults."""
+        return _defaults(self.score) | _defaults(self.fit) | _defaults(self.perturb)
 
     def settings_of(self, function: "Callable[..., Any] | None", settings: Mapping[str, Any]) -> dict[str, Any]:
-        """Select the settings that one of the two functions takes.
+        """Select the settings that one of the functions takes.
 
         Args:
-            function (`Callable`, *optional*): `score` or `fit`.
+            function (`Callable`, *optional*): `score`, `fit` or `perturb`.
             settings (`Mapping`): All settings.
 
         Returns:
             `dict`: Those that are parameters of `function`.
         """
         return {name: settings[name] for name in _defaults(function) if name in settings}
+
+    def learns_the_same(self, settings: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+        """Tell whether what is learnt with some settings serves with others.
+
+        Args:
+            settings (`Mapping`): All settings that the method was fitted with.
+            other (`Mapping`): All settings that it is to judge with.
+
+        Returns:
+            `bool`
+        """
+        if self.same_fit is not None:
+            return self.same_fit(settings, other)
+        return self.settings_of(self.fit, settings) == self.settings_of(self.fit, other)
 
     def resolve_settings(self, settings: Mapping[str, Any], options: Sequence[str] = ()) -> dict[str, Any]:
         """Complete `settings` with the defaults.
@@ -201,20 +286,25 @@ class Method:
             `dict`: All settings of the method.
 
         Raises:
-            TypeError: A setting that the method does not have.
+            TypeError: A setting that the method does not have, or of the wrong type.
+            ValueError: A setting that is wrong whatever the images are.
         """
         defaults = self.settings
         for name in settings:
             if name not in defaults:
                 raise unknown_argument(f"Method {self.name}", name, [*defaults, *options])
-        return {**defaults, **settings}
+        resolved = {**defaults, **settings}
+        if self.check is not None:
+            self.check(resolved)
+        return resolved
 
 
 def _defaults(function: Callable[..., Any] | None) -> dict[str, Any]:
     if function is None:
         return {}
-    parameters = list(inspect.signature(function).parameters.values())
-    return {parameter.name: parameter.default for parameter in parameters[1:]}
+    parameters = inspect.signature(function).parameters.values()
+    # What has no default is what the function works on.
+    return {parameter.name: parameter.default for parameter in parameters if parameter.default is not parameter.empty}
 
 
 def unknown_argument(owner: str, name: str, known: Sequence[str]) -> TypeError:

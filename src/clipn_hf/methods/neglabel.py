@@ -44,6 +44,22 @@ def effective_settings(settings: Mapping[str, Any], num_negatives: int | None) -
     return {**settings, "num_groups": _default_groups(num_negatives)}
 
 
+def check_groups(settings: Mapping[str, Any], num_negatives: int | None) -> None:
+    """Check the number of groups in settings before there are images.
+
+    Args:
+        settings (`Mapping`): Those of any method.
+        num_negatives (`int`, *optional*): How many negative labels there are; None where there are none.
+
+    Raises:
+        TypeError, ValueError: As [`~clipn_hf.scores.neglabel`].
+    """
+    from ..scores.neglabel import check_num_groups
+
+    if num_negatives is not None and settings.get("num_groups") is not None:
+        check_num_groups(settings["num_groups"], num_negatives)
+
+
 def _default_groups(num_negatives: int) -> int:
     # Groups of fewer negatives would say little each, so that small banks are not divided.
     return max(1, min(100, num_negatives // 100))
@@ -56,4 +72,5 @@ NEGLABEL = Method(
     needs=frozenset({"global", "negatives"}),
     score=score_by_negatives,
     templates=TEMPLATES,
+    max_score=1.0,
 )

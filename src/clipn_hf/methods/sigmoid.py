@@ -22,4 +22,5 @@ SIGMOID = Method(
     reference="2303.15343",
     needs=frozenset({"global", "sigmoid"}),
     score=_score,
+    max_score=1.0,
 )

@@ -25,7 +25,7 @@ from ..features import cached_class_embeddings
 from ..files import atomic_path
 from ..negative_settings import ADJECTIVE_TEMPLATES, CORPORA, TEMPLATES
 from ..prompts import validate_labels, validate_templates
-from .corpus import Corpus, load_corpus
+from .corpus import Corpus, check_texts, first_texts, load_corpus
 from .filters import are_labels, check_filters, filter_candidates, same_names, unknown_labels
 from .mining import check_share, most_distant, quantile_similarity
 
@@ -35,7 +35,6 @@ _FORMAT = "clipn_hf negatives 1"
 # To be raised whenever other candidates would be chosen by the same settings.
 _RULES = 1
 _DTYPES = {torch.float32: "F32", torch.uint8: "U8"}
-_MAX_NAMED = 3
 # What tells text encoders apart but for rounding
 _IDENTITY = ("weights", "modules", "config", "adapters", "tokenizer", "max_length")
 
@@ -91,9 +90,7 @@ class NegativeLabels:
         return len(self.labels)
 
     def __repr__(self) -> str:
-        first = ", ".join(map(repr, self.labels[:_MAX_NAMED]))
-        more = ", …" if len(self) > _MAX_NAMED else ""
-        return f"NegativeLabels({len(self)} from {self.settings.get('corpus')!r}: {first}{more})"
+        return f"NegativeLabels({len(self)} from {self.settings.get('corpus')!r}: {first_texts(self.labels)})"
 
     @staticmethod
     def mine(
@@ -173,8 +170,8 @@ class NegativeLabels:
         candidates = load_corpus(corpus, seed, max_candidates)
         if are_labels(candidates.words, labels):
             raise ValueError(
-                f"The corpus {candidates.name!r} has nothing but labels ({_shown(candidates.words)}); give candidates "
-                'that are none, or use corpus="wordnet".'
+                f"The corpus {candidates.name!r} has nothing but labels ({first_texts(candidates.words)}); give "
+                'candidates that are none, or use corpus="wordnet".'
             )
         encoder = _as_encoder(model)
         own_templates, own_adjective_templates = _templates(encoder, templates, adjective_templates)
@@ -224,7 +221,7 @@ class NegativeLabels:
 
         Args:
             model ([`DualEncoder`], [`PrecomputedEncoder`], `str` or `os.PathLike`): As for [`NegativeLabels.mine`].
-            texts (`Sequence[str]`): The negative labels.
+            texts (`Sequence[str]`): The negative labels. Of texts that are the same, one is taken.
             labels (`Sequence[str]`, *optional*): What images may show, of which the texts may be none.
             templates (`Sequence[str]`, *optional*): As for [`NegativeLabels.mine`].
 
@@ -235,7 +232,7 @@ class NegativeLabels:
             OSError: There is no such model.
             TypeError: `model`, `texts` or `labels` is of another type.
             ValueError:
-                There are no texts, one is blank, comes twice or is a label, or a [`PrecomputedEncoder`] lacks one or
+                There are no texts, one is blank or is a label, or a [`PrecomputedEncoder`] lacks one or
                 has other templates.
 
         Example:
@@ -249,13 +246,7 @@ class NegativeLabels:
 
         ```
         """
-        texts = validate_labels(texts, "texts")
-        known = {label.strip().casefold() for label in ([] if labels is None else validate_labels(labels))}
-        if shared := [text for text in texts if text.strip().casefold() in known]:
-            raise ValueError(
-                f"`texts` has {len(shared)} of the labels ({_shown(shared)}); what is a label cannot be a negative "
-                "label, remove it from one of them."
-            )
+        texts = check_texts(texts, labels, "texts")
         encoder = _as_encoder(model)
         own_templates, _ = _templates(encoder, templates, None)
         return NegativeLabels(
@@ -306,28 +297,46 @@ class NegativeLabels:
         }
         if isinstance(encoder, DualEncoder):
             arguments["adjective_templates"] = self.settings["adjective_templates"]
-        name = self.settings["corpus"]
-        advice = "give the candidates again as `corpus`, or mine by `NegativeLabels.mine`."
-        if corpus is None:
-            if name not in CORPORA and not os.path.isfile(name):
-                raise ValueError(
-                    f"The negative labels were mined for other labels, templates or another model from candidates "
-                    f"({name}) that are gone; {advice}"
-                )
-            corpus = name
-        loaded = load_corpus(corpus, self.settings["seed"], self.settings["max_candidates"])
-        if loaded.sha256 != self.settings["corpus_sha256"]:
-            raise ValueError(f"The candidates in the corpus {name!r} are not those of before; {advice}")
+        try:
+            candidates = self.load_candidates(corpus)
+        except ValueError as error:
+            raise ValueError(
+                f"{error} Give the candidates again as `corpus`, or mine by `NegativeLabels.mine`."
+            ) from error
         return NegativeLabels.mine(
             encoder,
             labels,
-            corpus,
+            candidates,
             templates=templates,
             cache_dir=cache_dir,
             use_cache=use_cache,
             progress=progress,
             **arguments,
         )
+
+    def load_candidates(self, corpus: Any = None) -> Corpus:
+        """Load the candidates that these were mined from, as `renew` does.
+
+        Args:
+            corpus (*optional*): As for `renew`.
+
+        Returns:
+            [`~clipn_hf.negatives.Corpus`]
+
+        Raises:
+            ValueError: They are gone or have changed, or these were not mined.
+        """
+        name = self.settings.get("corpus")
+        if self.mined_for is None:
+            raise ValueError("The negative labels are texts that were given, without candidates.")
+        if corpus is None and name not in CORPORA and not os.path.isfile(str(name)):
+            raise ValueError(f"The candidates of the negative labels ({name}) are gone.")
+        loaded = load_corpus(
+            name if corpus is None else corpus, self.settings["seed"], self.settings["max_candidates"]
+        )
+        if loaded.sha256 != self.settings["corpus_sha256"]:
+            raise ValueError(f"The candidates of the negative labels ({name}) are not those of before.")
+        return loaded
 
     def made_with(self, model: Encoder) -> bool:
         """Tell whether a model embeds these texts in the same way, but for rounding."""
@@ -586,10 +595,10 @@ def _embed(
     """Embeddings `(texts, dim)` on the CPU."""
     if isinstance(encoder, PrecomputedEncoder):
         # Candidates are without underscores, such as those in names of LVIS.
-        names = {name.replace("_", " "): name for name in encoder._positions}
-        embeddings, _ = encoder.class_embeddings(
-            [text if text in encoder._positions else names.get(text, text) for text in texts]
-        )
+        names = {name.replace("_", " "): name for name in encoder.texts}
+        # Names that are the text itself come first.
+        names |= {name: name for name in encoder.texts}
+        embeddings, _ = encoder.class_embeddings([names.get(text, text) for text in texts])
         return embeddings
     embeddings, _ = cached_class_embeddings(
         encoder,
@@ -621,9 +630,9 @@ def _identity(encoder: Encoder) -> dict[str, Any]:
 def _warn_of_unknown(labels: Sequence[str], filters: Sequence[str]) -> None:
     if unknown := unknown_labels(labels, filters):
         logger.warning(
-            f"WordNet does not have {len(unknown)} of {len(labels)} labels ({_shown(unknown)}), so that no candidates "
-            "are dropped as their synonyms, kinds or what they are a kind of. It knows English nouns only; drop such "
-            "candidates yourself."
+            f"WordNet does not have {len(unknown)} of {len(labels)} labels ({first_texts(unknown)}), so that no "
+            "candidates are dropped as their synonyms, kinds or what they are a kind of. It knows English nouns only; "
+            "drop such candidates yourself."
         )
 
 
@@ -633,12 +642,8 @@ def _warn_of_labels(bank: NegativeLabels) -> None:
     if named := [bank.labels[place] for place in same_names(bank.labels, bank.mined_for)]:
         logger.warning(
             f"{len(named)} of {len(bank)} negative labels {'is a label' if len(named) == 1 else 'are labels'}, too "
-            f'({_shown(named)}), so that images of these look unknown; add "id_names" to `filters`.'
+            f'({first_texts(named)}), so that images of these look unknown; add "id_names" to `filters`.'
         )
-
-
-def _shown(texts: Sequence[str]) -> str:
-    return ", ".join(map(repr, texts[:_MAX_NAMED])) + (", …" if len(texts) > _MAX_NAMED else "")
 
 
 def _aligned(embeddings: Tensor) -> Tensor:

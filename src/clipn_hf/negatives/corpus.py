@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..negative_settings import CORPORA, Kind
+from ..prompts import validate_labels, validate_texts
 from ..wordnet import WordNet
 
 EXCLUDED_CATEGORIES = ("person", "quantity", "group", "pertaining")
@@ -159,6 +160,36 @@ def read_texts(texts: Iterable[Any], name: str) -> list[Any]:
     return list(texts)
 
 
+def check_texts(texts: Any, labels: Sequence[str] | None, name: str) -> list[str]:
+    """Check texts that are negative labels as they are; of those that are the same, keep one, as in files.
+
+    Args:
+        texts (`Sequence[str]`): The negative labels.
+        labels (`Sequence[str]`, *optional*): What images may show.
+        name (`str`): What errors call the argument.
+
+    Returns:
+        `list[str]`: Each text once.
+
+    Raises:
+        TypeError: They are not texts.
+        ValueError: There are none, one is blank, or one is a label, but for case.
+    """
+    distinct = list(dict.fromkeys(validate_texts(texts, name)))
+    known = {label.strip().casefold() for label in ([] if labels is None else validate_labels(labels))}
+    if shared := [text for text in distinct if text.strip().casefold() in known]:
+        raise ValueError(
+            f"`{name}` has {len(shared)} of the labels ({first_texts(shared)}); what is a label cannot be a negative "
+            "label, remove it from one of them."
+        )
+    return distinct
+
+
+def first_texts(texts: Sequence[str]) -> str:
+    """List the first three of some texts."""
+    return ", ".join(map(repr, texts[:3])) + (", …" if len(texts) > 3 else "")
+
+
 def _load_wordnet(name: str, seed: int, exclude: Collection[str]) -> Corpus:
     wordnet = WordNet.load()
     excluded = frozenset(exclude)
@@ -235,4 +266,4 @@ def _draw(corpus: Corpus, count: int, seed: int) -> Corpus:
     )
 
 
-__all__ = ["EXCLUDED_CATEGORIES", "SUPERCLASSES", "Corpus", "load_corpus", "read_texts"]
+__all__ = ["EXCLUDED_CATEGORIES", "SUPERCLASSES", "Corpus", "check_texts", "first_texts", "load_corpus", "read_texts"]

@@ -7,21 +7,30 @@ MCM over 1,000 classes has a few dozen distinct values, and its FPR95 moves by p
 its formula can.
 """
 
-from .baselines import energy, max_logit, mcm, msp
+from .activations import activation_threshold, clip_activations
+from .baselines import energy, max_logit, mcm, msp, odin, perplexity
 from .clipn import atd, atd_is_ood, atd_probabilities, ctw, ctw_is_ood
-from .features import Gaussians, fit_gaussians, mahalanobis, nearest_neighbors, relative_mahalanobis
+from .clusters import fit_centroids, nearest_centroids
+from .gaussians import Gaussians, fit_gaussians, mahalanobis, relative_mahalanobis
 from .neglabel import multi_matching, neglabel, neglabel_from_embeddings, top_negatives
+from .neighbors import nearest_neighbors
 from .sigmoid import joint_energy, max_sigmoid
+from .vim import VirtualLogit, fit_virtual_logit, virtual_logit
 
 __all__ = [
     "Gaussians",
+    "VirtualLogit",
+    "activation_threshold",
     "atd",
     "atd_is_ood",
     "atd_probabilities",
+    "clip_activations",
     "ctw",
     "ctw_is_ood",
     "energy",
+    "fit_centroids",
     "fit_gaussians",
+    "fit_virtual_logit",
     "joint_energy",
     "mahalanobis",
     "max_logit",
@@ -29,9 +38,13 @@ __all__ = [
     "mcm",
     "msp",
     "multi_matching",
+    "nearest_centroids",
     "nearest_neighbors",
     "neglabel",
     "neglabel_from_embeddings",
+    "odin",
+    "perplexity",
     "relative_mahalanobis",
     "top_negatives",
+    "virtual_logit",
 ]

@@ -3,6 +3,7 @@
 """What every score requires of its input."""
 
 import math
+import operator
 from numbers import Real
 
 import torch
@@ -78,12 +79,12 @@ def check_temperature(temperature: object) -> None:
         )
 
 
-def check_features(values: Tensor, name: str, min_images: int = 0) -> Tensor:
-    """Check embeddings of shape `(images, dim)`; return them as they are, integers as float32.
+def check_shape(values: Tensor, name: str, min_images: int = 0) -> None:
+    """Check that `values` are embeddings of shape `(images, dim)`, without looking at each of them.
 
     Raises:
         TypeError: `values` is not a tensor.
-        ValueError: It has another shape, fewer than `min_images` images, or values that are not finite.
+        ValueError: It has another shape, or fewer than `min_images` images.
     """
     if not isinstance(values, Tensor):
         raise TypeError(f"`{name}` must be a torch.Tensor of shape (images, dim), got {type(values).__name__}.")
@@ -93,6 +94,16 @@ def check_features(values: Tensor, name: str, min_images: int = 0) -> Tensor:
         raise ValueError(f"`{name}` must be real, got dtype {values.dtype}.")
     if len(values) < min_images:
         raise ValueError(f"`{name}` has {len(values)} images, but at least {min_images} are needed; give more.")
+
+
+def check_features(values: Tensor, name: str, min_images: int = 0) -> Tensor:
+    """Check embeddings of shape `(images, dim)`; return them as they are, integers as float32.
+
+    Raises:
+        TypeError: `values` is not a tensor.
+        ValueError: It has another shape, fewer than `min_images` images, or values that are not finite.
+    """
+    check_shape(values, name, min_images)
     if not values.is_floating_point():
         return values.float()
     # Not value by value, which would take as much memory again as a large bank.
@@ -105,11 +116,50 @@ def check_features(values: Tensor, name: str, min_images: int = 0) -> Tensor:
     return values
 
 
-def check_whole(value: object, name: str) -> None:
-    """Check that `value` is a whole number.
+def check_number(value: object, name: str) -> None:
+    """Check that `value` is a number.
 
     Raises:
         TypeError: It is not.
     """
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"`{name}` must be a whole number, got {type(value).__name__} {value!r}.")
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"`{name}` must be a number, got {type(value).__name__} {value!r}.")
+
+
+def check_whole(value: object, name: str) -> int:
+    """Check that `value` is a whole number, of Python or of an array, and return it as that of Python.
+
+    Raises:
+        TypeError: It is not.
+    """
+    try:
+        if not isinstance(value, bool):
+            return operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        pass
+    raise TypeError(f"`{name}` must be a whole number, got {type(value).__name__} {value!r}.")
+
+
+def check_seed(value: object, name: str = "seed") -> int:
+    """Check that `value` can start every random generator there is, and return it as a whole number of Python.
+
+    Raises:
+        TypeError: It is not a whole number.
+        ValueError: It is negative, or 2**32 or more.
+    """
+    seed = check_whole(value, name)
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"`{name}` must be between 0 and 2**32 - 1, got {seed}.")
+    return seed
+
+
+def check_share(value: object, name: str) -> None:
+    """Check that `value` is a number from 0 to 1.
+
+    Raises:
+        TypeError: It is not a number.
+        ValueError: It is outside of that range.
+    """
+    check_number(value, name)
+    if not 0 <= float(value) <= 1:  # type: ignore[arg-type]
+        raise ValueError(f"`{name}` must be between 0 and 1, got {value}.")

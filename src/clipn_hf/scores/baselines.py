@@ -7,6 +7,10 @@ Networks", ICLR 2017, https://arxiv.org/abs/1610.02136.
 MaxLogit: Hendrycks et al., "Scaling Out-of-Distribution Detection for Real-World Settings", ICML 2022,
 https://arxiv.org/abs/1911.11132.
 Energy: Liu et al., "Energy-based Out-of-distribution Detection", NeurIPS 2020, https://arxiv.org/abs/2010.03759.
+ODIN: Liang et al., "Enhancing The Reliability of Out-of-distribution Image Detection in Neural Networks", ICLR 2018,
+https://arxiv.org/abs/1706.02690.
+Perplexity: as in the code of Adaloglou et al., "Adapting Contrastive Language-Image Pretrained (CLIP) Models for
+Out-of-Distribution Detection", TMLR 2024, https://arxiv.org/abs/2303.05828, for the logits of a linear probe.
 MCM: Ming et al., "Delving into Out-of-Distribution Detection with Vision-Language Representations", NeurIPS 2022,
 https://arxiv.org/abs/2211.13445, code https://github.com/deeplearning-wisc/MCM.
 """
@@ -114,6 +118,81 @@ def energy(logits: Tensor, temperature: float = 1.0) -> Tensor:
     largest = logits.amax(dim=1).detach()  # (batch,)
     # Only differences are divided: none is positive, so that a small temperature makes -inf at most, which counts 0.
     return -largest - temperature * ((logits - largest[:, None]) / temperature).logsumexp(dim=1)
+
+
+def odin(logits: Tensor, temperature: float = 1000.0) -> Tensor:
+    r"""Compute the maximum softmax probability at a high temperature, in a form that keeps what it says.
+
+    \\( T \log \frac{1}{C} \sum_j \exp((a_j - \max_k a_k) / T) = -T \log(C \max_j \operatorname{softmax}_j(a / T)) \\),
+    which falls where the probability of the paper rises. That probability itself is next to \\( 1/C \\) for all
+    images, so that in float32 most of the differences between them would be lost. For high temperatures this is the
+    mean logit less the largest one.
+
+    It is the score of an image whose pixels were changed before; see [`~clipn_hf.methods.odin`].
+
+    Args:
+        logits (`torch.Tensor` of shape `(batch, classes)`):
+            Class logits \\( a \\), at least two classes \\( C \\).
+        temperature (`float`, *optional*, defaults to 1000.0):
+            \\( T > 0 \\), divides the logits.
+
+    Returns:
+        `torch.Tensor` of shape `(batch,)`, float32, in [-T log C, 0]; higher = more OOD.
+
+    Raises:
+        TypeError: `logits` is not a tensor or `temperature` not a number.
+        ValueError: Fewer than two classes, another shape, a value that is not finite, or a `temperature` that is
+            not positive and finite in float32.
+
+    Source: Liang et al. 2018, section 3.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from clipn_hf.scores import odin
+    >>> odin(torch.tensor([[4.0, 1.0, 0.0], [1.0, 1.0, 1.0]]))
+    tensor([-2.3319,  0.0000])
+
+    ```
+    """
+    logits = check_matrix(logits, "logits", min_classes=2).double()
+    check_temperature(temperature)
+    differences = (logits - logits.amax(dim=1, keepdim=True)) / temperature  # (batch, classes)
+    # The mean of exp(d) is 1 + the mean of exp(d) - 1, which keeps its digits where all d are small.
+    return (temperature * differences.expm1().mean(dim=1).log1p()).float()
+
+
+def perplexity(logits: Tensor) -> Tensor:
+    r"""Compute the perplexity of the softmax, \\( \exp(-\sum_j p_j \log p_j) \\): how many classes are in question.
+
+    Args:
+        logits (`torch.Tensor` of shape `(batch, classes)`):
+            Class logits, at least two classes, such as those of a linear probe.
+
+    Returns:
+        `torch.Tensor` of shape `(batch,)`, float32, from 1, one class being certain, to the number of classes, all
+        being equally probable; higher = more OOD.
+
+    Raises:
+        TypeError: `logits` is not a tensor.
+        ValueError: Fewer than two classes, another shape, or a value that is not finite.
+
+    Source: the code of Adaloglou et al. 2024, which takes the negative perplexity for ID-ness.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from clipn_hf.scores import perplexity
+    >>> perplexity(torch.tensor([[4.0, 1.0, 0.0], [1.0, 1.0, 1.0]]))
+    tensor([1.3156, 3.0000])
+
+    ```
+    """
+    # In float64, because next to the perplexity of 1 many images of which a probe is nearly certain have theirs.
+    log_probabilities = check_matrix(logits, "logits", min_classes=2).double().log_softmax(dim=1)
+    return (-(log_probabilities.exp() * log_probabilities).sum(dim=1)).exp().float()
 
 
 def mcm(similarity: Tensor, temperature: float = 1.0) -> Tensor:

@@ -284,17 +284,27 @@ def _negative_share(
     return torch.cat(shares)
 
 
-def _assign_groups(
-    negatives: int, num_groups: int, permutation: Tensor | None, seed: int, device: torch.device
-) -> Tensor:
-    """Find the group of each negative label but those that are left out."""
+def check_num_groups(num_groups: int, negatives: int) -> None:
+    """Check that so many negative labels can be divided into so many groups.
+
+    Raises:
+        TypeError: `num_groups` is no whole number.
+        ValueError: There are none, or more than negative labels.
+    """
     check_whole(num_groups, "num_groups")
-    check_whole(seed, "seed")
     if not 1 <= num_groups <= negatives:
         raise ValueError(
             f"`num_groups` must be between 1 and the number of negative labels, got {num_groups} groups for "
             f"{negatives} negative labels; give more negative labels, or fewer groups, such as `num_groups=1`."
         )
+
+
+def _assign_groups(
+    negatives: int, num_groups: int, permutation: Tensor | None, seed: int, device: torch.device
+) -> Tensor:
+    """Find the group of each negative label but those that are left out."""
+    check_num_groups(num_groups, negatives)
+    check_whole(seed, "seed")
     kept = negatives - negatives % num_groups
     if permutation is None:
         permutation = torch.randperm(kept, generator=torch.Generator().manual_seed(seed))

@@ -1,89 +1,28 @@
 # Copyright 2026 The clipn-hf authors
 # SPDX-License-Identifier: Apache-2.0
-r"""Scores that compare an image embedding with those of ID images; class texts do not enter.
+r"""The distance of an image embedding to Gaussians that are fitted to those of ID images.
 
-Nearest neighbors: Sun et al., "Out-of-Distribution Detection with Deep Nearest Neighbors", ICML 2022,
-https://arxiv.org/abs/2204.06507.
 Mahalanobis distance: Lee et al., "A Simple Unified Framework for Detecting Out-of-Distribution Samples and
 Adversarial Attacks", NeurIPS 2018, https://arxiv.org/abs/1807.03888.
 Relative Mahalanobis distance: Ren et al., "A Simple Fix to Mahalanobis Distance for Improving Near-OOD Detection",
 2021, https://arxiv.org/abs/2106.09022.
-All three on the embeddings of CLIP: Adaloglou et al., "Adapting Contrastive Language-Image Pretrained (CLIP) Models
-for Out-of-Distribution Detection", TMLR 2024, https://arxiv.org/abs/2303.05828.
+Both on the embeddings of CLIP: Adaloglou et al., "Adapting Contrastive Language-Image Pretrained (CLIP) Models for
+Out-of-Distribution Detection", TMLR 2024, https://arxiv.org/abs/2303.05828.
 """
 
 import warnings
-from collections.abc import Iterator
-from numbers import Real
-from typing import Literal, NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ._checks import check_features, check_whole
+from ._checks import check_features, check_share, check_whole
+from ._rows import check_dimensions, chunks, enumerate_some
 
-# Values that one chunk of the computation holds: 64 MB in float32, 128 MB in float64.
-_CHUNK = 2**24
-
-
-def nearest_neighbors(
-    features: Tensor, bank: Tensor, k: int = 1, reduction: Literal["mean", "kth"] = "mean"
-) -> Tensor:
-    r"""Compute the cosine distance to the nearest ID images.
-
-    With \\( d_1 \le d_2 \le … \\) the distances \\( 1 - \cos(f, f_i) \\) to the embeddings in the bank:
-    \\( \frac{1}{k} \sum_{i \le k} d_i \\) for `reduction="mean"`, \\( d_k \\) for `"kth"`.
-
-    Every embedding in the bank is compared, in chunks, so that the memory needed does not grow with the bank. The
-    neighbors are found in float32; their distances are then computed in float64, so that those of near copies keep
-    their precision where \\( 1 - \cos \\) would round to 0.
-
-    Args:
-        features (`torch.Tensor` of shape `(batch, dim)`): Image embeddings, of any norm but 0.
-        bank (`torch.Tensor` of shape `(images, dim)`): Those of ID images, of any norm but 0.
-        k (`int`, *optional*, defaults to 1): How many neighbors count, at most the size of the bank.
-        reduction (`"mean"` or `"kth"`, *optional*, defaults to `"mean"`):
-            The mean of the `k` distances, or the largest of them.
-
-    Returns:
-        `torch.Tensor` of shape `(batch,)`, float32, in [0, 2]; higher = more OOD.
-
-    Raises:
-        TypeError: `features` or `bank` is not a tensor, or `k` not a whole number.
-        ValueError: Shapes that do not fit, an empty bank, a row of zeros, a value that is not finite, `k` outside its
-            range, or an unknown `reduction`.
-
-    Source: Sun et al. 2022, section 3 (the k-th); Adaloglou et al. 2024 (the mean).
-
-    Example:
-
-    ```python
-    >>> import torch
-    >>> from clipn_hf.scores import nearest_neighbors
-    >>> nearest_neighbors(torch.tensor([[3.0, 4.0]]), torch.tensor([[0.0, 1.0], [1.0, 0.0]]))
-    tensor([0.2000])
-    >>> nearest_neighbors(torch.tensor([[3.0, 4.0]]), torch.tensor([[0.0, 1.0], [1.0, 0.0]]), k=2)
-    tensor([0.3000])
-
-    ```
-    """
-    features = check_features(features, "features")
-    bank = check_features(bank, "bank", min_images=1)
-    _check_dimensions(features, bank.shape[1], "bank")
-    check_whole(k, "k")
-    if not 1 <= k <= len(bank):
-        raise ValueError(f"`k` must be between 1 and the {len(bank)} images in `bank`, got {k}.")
-    if reduction not in ("mean", "kth"):
-        raise ValueError(f"`reduction` must be 'mean' or 'kth', got {reduction!r}.")
-    chunks = [features.new_empty(0, k, dtype=torch.float64)]
-    for rows in _chunks(len(features), k * features.shape[1]):
-        queries = features[rows]
-        neighbors = bank[_find_neighbors(queries, bank, k)]  # (rows, k, dim)
-        # Half the squared distance of unit vectors is their cosine distance.
-        difference = _unit(queries.double(), "features")[:, None] - _unit(neighbors.double(), "bank")
-        chunks.append(difference.square().sum(dim=2) / 2)
-    distances = torch.cat(chunks)  # (batch, k)
-    return (distances.mean(dim=1) if reduction == "mean" else distances.amax(dim=1)).float()
+# How many times the rounding of the embeddings a variance must be. Sums that were rounded on the way to them, as those
+# of logits are, differ by a few times what their last digit says.
+_NOISE = 4.0
 
 
 class Gaussians(NamedTuple):
@@ -103,7 +42,7 @@ class Gaussians(NamedTuple):
 
 
 def fit_gaussians(
-    features: Tensor,
+    features: Tensor | Iterable[Tensor],
     labels: Tensor,
     num_classes: int | None = None,
     tied: bool = False,
@@ -116,12 +55,19 @@ def fit_gaussians(
     it is the pooled one, \\( \sum_c (n_c - 1) \hat\Sigma_c / \sum_c (n_c - 1) \\). Classes with one image have a mean,
     but no part in it.
 
-    A covariance of too few images cannot be inverted. Both covariances are then shrunk, to
+    The embeddings are read once, part by part, in any order of the classes: memory for \\( O(dim^2 + classes \cdot
+    dim) \\) numbers is enough, however many images there are. Deviations are summed from the first image of a class,
+    not from 0, so that an offset that all images share costs no precision.
+
+    A covariance of too few images cannot be inverted; nor can one that in some direction has no more variance than the
+    rounding of embeddings in float32 makes. Both covariances are then shrunk, to
     \\( (1 - \rho) \Sigma + \rho \frac{\operatorname{tr} \Sigma}{dim} I \\), with a warning that says by how much: with
     the same \\( \rho \\), because the relative distance would otherwise compare two amounts of shrinkage.
 
     Args:
-        features (`torch.Tensor` of shape `(images, dim)`): Image embeddings; computed with in float64.
+        features (`torch.Tensor` of shape `(images, dim)` or `Iterable[torch.Tensor]`):
+            Image embeddings; computed with in float64. An iterable, such as a generator, gives parts of them, of any
+            number of images each, and is gone through once.
         labels (`torch.Tensor` of shape `(images,)`): The class of each image, whole numbers from 0.
         num_classes (`int`, *optional*): How many classes there are; by default, one more than the largest label.
         tied (`bool`, *optional*, defaults to `False`): Whether to pool the images of all classes.
@@ -134,8 +80,8 @@ def fit_gaussians(
         [`Gaussians`]: Means and precision matrices, float64, on the device of `features`.
 
     Raises:
-        TypeError: `features` or `labels` is not a tensor, `labels` does not hold whole numbers, or another argument
-            has the wrong type.
+        TypeError: `features` or a part of it, or `labels` is not a tensor, `labels` does not hold whole numbers, or
+            another argument has the wrong type.
         ValueError: Shapes that do not fit, fewer than two images, a value that is not finite, a label out of range, a
             class without images, no class with two images, or features that do not vary within the classes.
 
@@ -155,11 +101,12 @@ def fit_gaussians(
 
     ```
     """
-    features = check_features(features, "features", min_images=2)
-    counts, order = _sort_by_label(labels, len(features), num_classes, features.device)
+    if isinstance(features, Tensor):
+        features = check_features(features, "features", min_images=2)
+    counts = _count_labels(labels, len(features) if isinstance(features, Tensor) else None, num_classes)
+    images = len(labels)
     if shrinkage is not None:
-        _check_share(shrinkage, "shrinkage")
-    images, dim = features.shape
+        check_share(shrinkage, "shrinkage")
     single = (counts == 1).nonzero().flatten().tolist()
     if len(single) == len(counts):
         raise ValueError(
@@ -168,36 +115,32 @@ def fit_gaussians(
         )
     if single:
         warnings.warn(
-            f"{len(single)} of {len(counts)} classes in `labels` have one image only ({_enumerate(single)}); these "
-            "images have no part in the covariance. Give at least two images of each class.",
+            f"{len(single)} of {len(counts)} classes in `labels` have one image only ({enumerate_some(single)}); "
+            "these images have no part in the covariance. Give at least two images of each class.",
             stacklevel=2,
         )
 
-    class_means = features.new_empty(len(counts), dim, dtype=torch.float64)
-    within, covariance = torch.zeros(2, dim, dim, dtype=torch.float64, device=features.device)
-    for label, members in enumerate(order.split(counts.tolist())):
-        embeddings = features[members].double()  # (images of the class, dim)
-        class_means[label] = embeddings.mean(dim=0)
-        centered = embeddings - class_means[label]
-        scatter = centered.T @ centered
-        within += scatter
-        covariance += scatter / max(len(members) - 1, 1)
+    freedom = counts[counts > 1].double() - 1
+    with torch.no_grad():
+        class_means, within, covariance, noise = _scatter(features, labels, counts, tied)
+    dim, device = class_means.shape[1], class_means.device
+    counts, freedom = counts.to(device), freedom.to(device)
     # The scatter of all images is that within the classes plus that of the class means.
     weights = counts.double()[:, None]
     global_mean = (weights * class_means).sum(dim=0) / images
     between = class_means - global_mean
     global_covariance = (within + between.T @ (weights * between)) / (images - 1)
-    freedom = counts[counts > 1].double() - 1
     covariance = within / freedom.sum() if tied else covariance / len(freedom)
     # Far below what differs between float32 numbers: the traces are sums of rounding errors.
-    if covariance.trace() <= 1e-20 * (class_means.square().sum(dim=1).mean() + global_covariance.trace()):
+    least = 1e-20 * (class_means.square().sum(dim=1).mean() + global_covariance.trace())
+    if covariance.trace() <= torch.maximum(least, noise):
         raise ValueError(
             f"`features` do not vary within the classes: all {images} embeddings equal the mean of their class. Give "
             "images that differ, and look for damaged weights."
         )
 
     rate = shrinkage
-    if not rate and any(_is_singular(matrix) for matrix in (covariance, global_covariance)):
+    if not rate and any(_is_singular(matrix, noise) for matrix in (covariance, global_covariance)):
         if rate is None:
             # How many independent images an unweighted mean of covariances is worth
             worth = freedom.sum() if tied else len(freedom) ** 2 / (1 / freedom).sum()
@@ -215,7 +158,9 @@ def fit_gaussians(
             f"{remedy}. {advice}.",
             stacklevel=2,
         )
-    class_precision, global_precision = (_invert(matrix, rate or 0.0) for matrix in (covariance, global_covariance))
+    class_precision, global_precision = (
+        _invert(matrix, rate or 0.0, noise) for matrix in (covariance, global_covariance)
+    )
     return Gaussians(class_means, class_precision, global_mean, global_precision)
 
 
@@ -249,7 +194,7 @@ def mahalanobis(features: Tensor, gaussians: Gaussians) -> Tensor:
     ```
     """
     features = check_features(features, "features")
-    _check_dimensions(features, gaussians.class_means.shape[1], "gaussians")
+    check_dimensions(features, gaussians.class_means.shape[1], "gaussians")
     return _smallest_distances(features, gaussians.class_means, gaussians.class_precision).float()
 
 
@@ -284,7 +229,7 @@ def relative_mahalanobis(features: Tensor, gaussians: Gaussians) -> Tensor:
     ```
     """
     features = check_features(features, "features")
-    _check_dimensions(features, gaussians.class_means.shape[1], "gaussians")
+    check_dimensions(features, gaussians.class_means.shape[1], "gaussians")
     if len(gaussians.class_means) < 2:
         raise ValueError(
             "`gaussians` has 1 class, whose Gaussian is also the one of all images, so that every score is 0; fit at "
@@ -295,18 +240,84 @@ def relative_mahalanobis(features: Tensor, gaussians: Gaussians) -> Tensor:
     return (nearest - everything).float()
 
 
-def _find_neighbors(queries: Tensor, bank: Tensor, k: int) -> Tensor:
-    """Find the rows `(queries, k)` of the bank with the largest cosines."""
-    with torch.no_grad():
-        queries = _unit(queries.float(), "features")
-        best = queries.new_empty(len(queries), 0)
-        found = torch.empty(len(queries), 0, dtype=torch.int64, device=queries.device)
-        for rows in _chunks(len(bank), max(bank.shape[1], len(queries))):
-            similarity = queries @ _unit(bank[rows].float(), "bank").T  # (queries, rows)
-            similarity, positions = similarity.topk(min(k, similarity.shape[1]), dim=1)
-            best, order = torch.cat([best, similarity], dim=1).topk(min(k, rows.stop), dim=1)
-            found = torch.cat([found, positions + rows.start], dim=1).gather(1, order)
-        return found
+def _scatter(
+    features: Tensor | Iterable[Tensor], labels: Tensor, counts: Tensor, tied: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Go through embeddings once, for the class means `(classes, dim)` and two sums `(dim, dim)` over the classes.
+
+    One is the scatter of the images within their classes, the other the same with the weight 1 / (n - 1)
+    for a class of n images, which is left at 0 where classes are `tied`. Last comes the variance, in any direction,
+    that the rounding of the embeddings may account for.
+    """
+    images, classes = len(labels), len(counts)
+    labels = labels.long()
+    numbers = torch.arange(images, device=labels.device)
+    first = numbers.new_full((classes,), images).scatter_reduce_(0, labels, numbers, "amin")
+    start, precision = 0, 0.0
+    origins = sums = within = weighted = weights = squares = torch.empty(0)
+    for part in _parts(features, images):
+        rows = slice(start, start + len(part))
+        if start == 0:
+            origins, sums = part.new_zeros(2, classes, part.shape[1], dtype=torch.float64)
+            within, weighted = part.new_zeros(2, part.shape[1], part.shape[1], dtype=torch.float64)
+            weights = 1 / (counts.to(part.device).double() - 1).clamp(min=1)
+            squares = part.new_zeros((), dtype=torch.float64)
+        start = rows.stop
+        classes_of_part = labels[rows].to(part.device)
+        is_first = (first[labels[rows]] == numbers[rows]).to(part.device)
+        exact = part.double()
+        squares += torch.linalg.vector_norm(exact).square()
+        # What half precision loses is a part of the embeddings, and varies alike in all directions.
+        precision = max(precision, min(torch.finfo(part.dtype).eps, torch.finfo(torch.float32).eps))
+        origins[classes_of_part[is_first]] = exact[is_first]
+        deviations = exact - origins[classes_of_part]
+        sums.index_add_(0, classes_of_part, deviations)
+        within.addmm_(deviations.T, deviations)
+        if not tied:
+            weighted.addmm_(deviations.T, weights[classes_of_part, None] * deviations)
+    # What the deviations from the first images are more than those from the means.
+    counts = counts.to(sums.device).double()[:, None]
+    excess = sums / counts
+    within -= excess.T @ (counts * excess)
+    if not tied:
+        weighted -= excess.T @ (weights[:, None] * counts * excess)
+    # The mean square of a value, times the dimensions
+    noise = _NOISE * precision**2 * squares / images
+    return origins + excess, within, weighted, noise
+
+
+def _parts(features: Tensor | Iterable[Tensor], images: int) -> Iterator[Tensor]:
+    """Give embeddings in parts of bounded size, checked, as many in all as there are labels."""
+    if isinstance(features, Tensor):
+        for rows in chunks(*features.shape):
+            yield features[rows]
+        return
+    if not isinstance(features, Iterable):
+        raise TypeError(
+            "`features` must be a torch.Tensor of shape (images, dim), or an iterable of these, got "
+            f"{type(features).__name__}."
+        )
+    seen, dim = 0, None
+    for number, given in enumerate(features):
+        name = f"features[{number}]"
+        part = check_features(given, name)
+        if dim is not None and part.shape[1] != dim:
+            raise ValueError(
+                f"`{name}` has {part.shape[1]} dimensions, but the parts before have {dim}; give embeddings of one "
+                "model."
+            )
+        dim, seen = part.shape[1], seen + len(part)
+        if seen > images:
+            raise ValueError(
+                f"`features` have at least {seen} images, but `labels` has {images}; give one label for each image."
+            )
+        for rows in chunks(*part.shape):
+            yield part[rows]
+    if seen != images:
+        raise ValueError(
+            f"`features` have {seen} images, but `labels` has {images}; give one label for each image. A generator "
+            "gives its parts only once."
+        )
 
 
 def _smallest_distances(features: Tensor, means: Tensor, precision: Tensor) -> Tensor:
@@ -317,7 +328,7 @@ def _smallest_distances(features: Tensor, means: Tensor, precision: Tensor) -> T
     weighted_means = means @ precision  # (classes, dim)
     lengths = (weighted_means * means).sum(dim=1)  # (classes,)
     smallest = [features.new_empty(0, dtype=torch.float64)]
-    for rows in _chunks(len(features), max(features.shape[1], len(means))):
+    for rows in chunks(len(features), max(features.shape[1], len(means))):
         centered = features[rows].double() - origin  # (rows, dim)
         own = ((centered @ precision) * centered).sum(dim=1)
         nearest = (lengths - 2 * centered @ weighted_means.T).amin(dim=1)
@@ -325,17 +336,19 @@ def _smallest_distances(features: Tensor, means: Tensor, precision: Tensor) -> T
     return torch.cat(smallest)
 
 
-def _is_singular(covariance: Tensor) -> bool:
+def _is_singular(covariance: Tensor, noise: Tensor) -> bool:
     eigenvalues = torch.linalg.eigvalsh(covariance)
-    return bool(eigenvalues[0] <= _rounding(eigenvalues))
+    return bool(eigenvalues[0] <= torch.maximum(_rounding(eigenvalues), noise))
 
 
-def _invert(covariance: Tensor, shrinkage: float) -> Tensor:
+def _invert(covariance: Tensor, shrinkage: float, noise: Tensor) -> Tensor:
     """Invert a covariance that has been shrunk; directions without variance have precision 0."""
     dim = len(covariance)
     target = covariance.trace() / dim * torch.eye(dim, dtype=covariance.dtype, device=covariance.device)
     eigenvalues, directions = torch.linalg.eigh((1 - shrinkage) * covariance + shrinkage * target)
-    inverse = torch.where(eigenvalues > _rounding(eigenvalues), 1 / eigenvalues, 0.0)
+    # Of a covariance that was shrunk, every direction has variance that is none of the images.
+    least = _rounding(eigenvalues) if shrinkage else torch.maximum(_rounding(eigenvalues), noise)
+    inverse = torch.where(eigenvalues > least, 1 / eigenvalues, 0.0)
     precision = (directions * inverse) @ directions.T
     return (precision + precision.T) / 2
 
@@ -354,17 +367,17 @@ def _oracle_shrinkage(covariance: Tensor, images: float) -> float:
     return 1.0 if error >= spread else error / spread
 
 
-def _sort_by_label(
-    labels: Tensor, images: int, num_classes: int | None, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Check labels; return how many images each class has, and the positions of the images by class."""
+def _count_labels(labels: Tensor, images: int | None, num_classes: int | None) -> Tensor:
+    """Check labels; return how many images each class has."""
     if not isinstance(labels, Tensor):
         raise TypeError(f"`labels` must be a torch.Tensor of shape (images,), got {type(labels).__name__}.")
     if labels.dtype == torch.bool or labels.is_floating_point() or labels.is_complex():
         raise TypeError(f"`labels` must hold whole numbers, got dtype {labels.dtype}; convert them with `.long()`.")
-    if labels.shape != (images,):
-        raise ValueError(f"`labels` must have shape ({images},), one for each image, got {tuple(labels.shape)}.")
-    labels = labels.to(device, torch.int64)
+    if labels.ndim != 1 or (images is not None and len(labels) != images):
+        expected = "(images,)" if images is None else f"({images},)"
+        raise ValueError(f"`labels` must have shape {expected}, one for each image, got {tuple(labels.shape)}.")
+    if len(labels) < 2:
+        raise ValueError(f"`labels` has {len(labels)} images, but at least 2 are needed; give more.")
     lowest, highest = labels.min().item(), labels.max().item()
     if num_classes is None:
         num_classes = int(highest) + 1
@@ -373,46 +386,14 @@ def _sort_by_label(
         raise ValueError(
             f"`labels` must be between 0 and {num_classes - 1} for {num_classes} classes, got {lowest} to {highest}."
         )
-    counts = labels.bincount(minlength=num_classes)
+    counts = labels.long().bincount(minlength=num_classes)
     empty = (counts == 0).nonzero().flatten().tolist()
     if empty:
         raise ValueError(
-            f"`labels` has no image for {len(empty)} of {num_classes} classes: {_enumerate(empty)}. Give images of "
-            "each class, or leave out these classes."
+            f"`labels` has no image for {len(empty)} of {num_classes} classes: {enumerate_some(empty)}. Give images "
+            "of each class, or leave out these classes."
         )
-    return counts, labels.argsort(stable=True)
+    return counts
 
 
-def _check_share(value: object, name: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"`{name}` must be a number, got {type(value).__name__} {value!r}.")
-    if not 0 <= float(value) <= 1:
-        raise ValueError(f"`{name}` must be in [0, 1], got {value}.")
-
-
-def _check_dimensions(features: Tensor, dim: int, other: str) -> None:
-    if features.shape[1] != dim:
-        raise ValueError(
-            f"`features` have {features.shape[1]} dimensions, but `{other}` has {dim}; give embeddings of one model."
-        )
-
-
-def _unit(vectors: Tensor, name: str) -> Tensor:
-    norms = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
-    if not bool(((norms > 0) & torch.isfinite(norms)).all()):
-        raise ValueError(
-            f"`{name}` has embeddings that have no direction, because their norm is 0 or infinite in float32; look "
-            "for damaged weights."
-        )
-    return vectors / norms
-
-
-def _chunks(rows: int, values_per_row: int) -> Iterator[slice]:
-    step = max(1, _CHUNK // values_per_row)
-    for start in range(0, rows, step):
-        yield slice(start, min(start + step, rows))
-
-
-def _enumerate(numbers: list[int], shown: int = 5) -> str:
-    more = f" and {len(numbers) - shown} more" if len(numbers) > shown else ""
-    return ", ".join(map(str, numbers[:shown])) + more
+__all__ = ["Gaussians", "fit_gaussians", "mahalanobis", "relative_mahalanobis"]

@@ -1,31 +1,25 @@
 # Copyright 2026 The clipn-hf authors
 # SPDX-License-Identifier: Apache-2.0
-"""Scores on embeddings against the authors' values, against their formulas, and against what must always hold."""
+"""Gaussian distances against the authors' values, against their formulas, and against what must always hold."""
 
 import doctest
 import importlib
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
-from torch.nn.functional import normalize
 
-from clipn_hf.methods import Method, MethodInputs, TrainingInputs
-from clipn_hf.methods.mahalanobis import MAHALANOBIS
-from clipn_hf.methods.nearest_neighbors import NEAREST_NEIGHBORS
-from clipn_hf.methods.relative_mahalanobis import RELATIVE_MAHALANOBIS
-from clipn_hf.scores import Gaussians, features, fit_gaussians, mahalanobis, nearest_neighbors, relative_mahalanobis
+from clipn_hf.scores import Gaussians, _rows, fit_gaussians, mahalanobis, relative_mahalanobis
 
 DATA = Path(__file__).parents[1] / "data"
 
-METHODS = [NEAREST_NEIGHBORS, MAHALANOBIS, RELATIVE_MAHALANOBIS]
 GAUSSIAN_SCORES = [mahalanobis, relative_mahalanobis]
 gaussian_scores = pytest.mark.parametrize("score", GAUSSIAN_SCORES)
 Score = Callable[[Tensor, Gaussians], Tensor]
@@ -58,13 +52,6 @@ def golden() -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("part", ["in", "out"])
-@pytest.mark.parametrize("k", [1, 5])
-def test_nearest_neighbors_equal_the_published_code(golden: dict[str, Tensor], part: str, k: int) -> None:
-    found = nearest_neighbors(golden[f"test_{part}"], golden["train"], k)
-    torch.testing.assert_close(found, 1 - golden[f"knn{k}_cosine_{part}"], rtol=0, atol=1e-6)
-
-
-@pytest.mark.parametrize("part", ["in", "out"])
 @gaussian_scores
 def test_distances_equal_the_published_code(golden: dict[str, Tensor], score: Score, part: str) -> None:
     gaussians = fit_gaussians(golden["train"], golden["train_label"])
@@ -87,45 +74,6 @@ def test_every_dtype_gives_float32(dtype: torch.dtype) -> None:
         found = score(queries, gaussians)
         assert found.dtype == torch.float32
         torch.testing.assert_close(found, score(queries.double(), exact), rtol=1e-6, atol=1e-6)
-    found = nearest_neighbors(queries, embeddings, k=3)
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found, nearest_neighbors(queries.double(), embeddings.double(), k=3))
-
-
-@settings(deadline=None)
-@given(st.integers(1, 8), st.integers(1, 12), st.integers(1, 5), st.integers(1, 12), st.integers(0, 999))
-def test_nearest_neighbors_are_those_of_a_complete_search(
-    batch: int, bank_size: int, dim: int, k: int, seed: int
-) -> None:
-    k = min(k, bank_size)
-    generator = torch.Generator().manual_seed(seed)
-    queries, bank = (torch.randn(count, dim, generator=generator) for count in (batch, bank_size))
-    sorted_distances = (1 - normalize(queries.double()) @ normalize(bank.double()).T).sort(dim=1).values[:, :k]
-    close = {"rtol": 1e-6, "atol": 1e-6}
-    mean, kth = (nearest_neighbors(queries, bank, k, reduction) for reduction in ("mean", "kth"))
-    torch.testing.assert_close(mean.double(), sorted_distances.mean(dim=1), **close)
-    torch.testing.assert_close(kth.double(), sorted_distances[:, -1], **close)
-    assert ((mean >= 0) & (mean <= kth) & (kth <= 2)).all()
-
-
-def test_nearest_neighbors_do_not_depend_on_lengths_or_order() -> None:
-    bank, _ = images()
-    queries, _ = images(count=9, seed=1)
-    straight = nearest_neighbors(queries, bank, k=4)
-    generator = torch.Generator().manual_seed(2)
-    lengths = [0.1 + 9 * torch.rand(count, 1, generator=generator) for count in (9, 60)]
-    order = torch.randperm(60, generator=generator)
-    torch.testing.assert_close(
-        nearest_neighbors(lengths[0] * queries, (lengths[1] * bank)[order], k=4), straight, rtol=1e-5, atol=1e-6
-    )
-
-
-def test_near_copies_stay_apart() -> None:
-    """`1 - cos` is 0 for each of them in float32, and equal scores cannot be ranked."""
-    bank = normalize(torch.randn(5, 8, generator=torch.Generator().manual_seed(0)).double())
-    step = normalize(torch.randn(1, 8, generator=torch.Generator().manual_seed(1)).double())
-    copy, near, further = nearest_neighbors(bank[:1] + torch.tensor([[0.0], [1e-6], [2e-6]]).double() * step, bank)
-    assert 0 <= copy < 1e-20 < near < further < 1e-11
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -198,53 +146,131 @@ def test_order_of_images_and_classes_does_not_matter() -> None:
 
 @pytest.mark.parametrize("chunk", [1, 7, 50, 700])
 def test_chunks_do_not_matter(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
-    bank, labels = images()
+    embeddings, labels = images()
     queries, _ = images(count=11, seed=1)
-    gaussians = fit_gaussians(bank, labels)
+    whole = fit_gaussians(embeddings, labels)
+    expected = [score(queries, whole) for score in GAUSSIAN_SCORES]
+    monkeypatch.setattr(_rows, "CHUNK", chunk)
+    for part, truth in zip(fit_gaussians(embeddings, labels), whole, strict=True):
+        torch.testing.assert_close(part, truth, rtol=1e-12, atol=1e-12)
+    for score, truth in zip(GAUSSIAN_SCORES, expected, strict=True):
+        torch.testing.assert_close(score(queries, whole), truth, rtol=1e-6, atol=1e-9)
 
-    def everything() -> list[Tensor]:
-        found = [nearest_neighbors(queries, bank, k, reduction) for k in (1, 5, 60) for reduction in ("mean", "kth")]
-        return [*found, *(score(queries, gaussians) for score in GAUSSIAN_SCORES)]
 
-    whole = everything()
-    monkeypatch.setattr(features, "_CHUNK", chunk)
-    for found, expected in zip(everything(), whole, strict=True):
-        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-9)
+def parts(embeddings: Tensor, sizes: tuple[int, ...] = (1, 0, 17, 40)) -> Iterator[Tensor]:
+    """Embeddings in unequal parts, which can be gone through once."""
+    yield from embeddings.split([*sizes, len(embeddings) - sum(sizes)])
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    st.lists(st.integers(0, 30), min_size=1, max_size=6),
+    st.booleans(),
+    st.sampled_from([None, 0.3]),
+    st.sampled_from([0.0, 1e4]),
+    st.integers(0, 999),
+)
+def test_a_stream_gives_what_the_whole_does(
+    sizes: list[int], tied: bool, shrinkage: float | None, offset: float, seed: int
+) -> None:
+    """However it is cut, and against the formulas, whatever all images have in common."""
+    embeddings = images(count=200, dim=5, classes=4, seed=seed)[0].double() + offset
+    labels = torch.randint(4, (200,), generator=torch.Generator().manual_seed(seed))
+    labels[:8] = torch.arange(8) % 4
+    found = fit_gaussians(parts(embeddings, tuple(sizes)), labels, tied=tied, shrinkage=shrinkage)
+    whole = fit_gaussians(embeddings, labels, tied=tied, shrinkage=shrinkage)
+    for part, truth in zip(found, whole, strict=True):
+        torch.testing.assert_close(part, truth, rtol=1e-9, atol=1e-9)
+    if not tied and shrinkage is None:
+        covariance = mean_covariance(embeddings, labels)
+        torch.testing.assert_close(found.class_precision, torch.linalg.inv(covariance), rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("part", ["in", "out"])
+@gaussian_scores
+def test_a_stream_equals_the_published_code(golden: dict[str, Tensor], score: Score, part: str) -> None:
+    gaussians = fit_gaussians(parts(golden["train"]), golden["train_label"])
+    found = score(golden[f"test_{part}"], gaussians)
+    torch.testing.assert_close(found.double(), -golden[f"{score.__name__}_{part}"], rtol=1e-7, atol=1e-6)
+
+
+def test_a_stream_is_gone_through_once() -> None:
+    embeddings, labels = images()
+    given = parts(embeddings)
+    fit_gaussians(given, labels)
+    with pytest.raises(ValueError, match="^`features` have 0 images, but `labels` has 60; .* A generator gives"):
+        fit_gaussians(given, labels)
+
+    def never_ending() -> Iterator[Tensor]:
+        while True:
+            yield embeddings
+
+    with pytest.raises(ValueError, match="^`features` have at least 120 images, but `labels` has 60; give one label"):
+        fit_gaussians(never_ending(), labels)
+
+
+@pytest.mark.parametrize(
+    ("stream", "error", "message"),
+    [
+        ([torch.ones(30, 6)], ValueError, "`features` have 30 images, but `labels` has 60; give one label for each"),
+        ([], ValueError, "`features` have 0 images, but `labels` has 60"),
+        ([torch.ones(30, 6), torch.ones(31, 6)], ValueError, "`features` have at least 61 images, but `labels` has"),
+        (
+            [torch.ones(30, 6), torch.ones(30, 5)],
+            ValueError,
+            "`features[1]` has 5 dimensions, but the parts before have 6; give embeddings of one model.",
+        ),
+        (
+            [torch.ones(30, 6), torch.full((30, 6), torch.nan)],
+            ValueError,
+            "`features[1]` has NaN or infinite values in 30 of 30 rows",
+        ),
+        ([torch.ones(6)], ValueError, "`features[0]` must have shape (images, dim), got (6,)."),
+        ("embeddings", TypeError, "`features[0]` must be a torch.Tensor of shape (images, dim), got str."),
+        (
+            7,
+            TypeError,
+            "`features` must be a torch.Tensor of shape (images, dim), or an iterable of these, got int.",
+        ),
+    ],
+)
+def test_bad_streams_are_refused(stream: object, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match="^" + re.escape(message)):
+        fit_gaussians(stream, images()[1])  # type: ignore[arg-type]
+
+
+def test_the_covariance_stays_small_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No part of the work is larger than what is asked for, whatever the number of images."""
+    largest = 0
+    double = Tensor.double
+
+    def watched(tensor: Tensor) -> Tensor:
+        nonlocal largest
+        largest = max(largest, tensor.numel())
+        return double(tensor)
+
+    monkeypatch.setattr(_rows, "CHUNK", 120)
+    monkeypatch.setattr(Tensor, "double", watched)
+    fit_gaussians(*images(count=6_000))
+    assert 0 < largest <= 120
 
 
 def test_images_do_not_influence_each_other() -> None:
-    bank, labels = images(count=200, dim=64)
     queries, _ = images(count=11, dim=64, seed=1)
-    gaussians = fit_gaussians(bank, labels)
-    for score in (
-        lambda batch: nearest_neighbors(batch, bank, k=3),
-        lambda batch: mahalanobis(batch, gaussians),
-        lambda batch: relative_mahalanobis(batch, gaussians),
-    ):
-        alone = torch.cat([score(queries[row : row + 1]) for row in range(11)])
-        torch.testing.assert_close(score(queries), alone, rtol=1e-6, atol=1e-9)
-        assert score(queries[:0]).shape == (0,)
+    gaussians = fit_gaussians(*images(count=200, dim=64))
+    for score in GAUSSIAN_SCORES:
+        alone = torch.cat([score(queries[row : row + 1], gaussians) for row in range(11)])
+        torch.testing.assert_close(score(queries, gaussians), alone, rtol=1e-6, atol=1e-9)
+        assert score(queries[:0], gaussians).shape == (0,)
 
 
 def test_gradients_are_those_of_the_formula() -> None:
-    bank, labels = images()
-    queries, _ = images(count=5, seed=1)
-    gaussians = fit_gaussians(bank, labels)
-
-    def gradient(score: Callable[[Tensor], Tensor]) -> Tensor:
-        leaf = queries.double().requires_grad_()
-        return torch.autograd.grad(score(leaf).sum(), leaf)[0]
-
-    def reference(embeddings: Tensor) -> Tensor:
-        return distances(embeddings, gaussians.class_means, torch.linalg.inv(gaussians.class_precision)).amin(dim=1)
-
-    torch.testing.assert_close(
-        gradient(lambda batch: nearest_neighbors(batch, bank, k=2)),
-        gradient(lambda batch: 1 - (normalize(batch) @ normalize(bank.double()).T).topk(2, dim=1).values.mean(dim=1)),
-        rtol=1e-5,
-        atol=1e-6,
-    )
-    torch.testing.assert_close(gradient(lambda batch: mahalanobis(batch, gaussians)), gradient(reference))
+    queries = images(count=5, seed=1)[0].double().requires_grad_()
+    gaussians = fit_gaussians(*images())
+    covariance = torch.linalg.inv(gaussians.class_precision)
+    (found,) = torch.autograd.grad(mahalanobis(queries, gaussians).sum(), queries)
+    nearest = distances(queries, gaussians.class_means, covariance).amin(dim=1)
+    torch.testing.assert_close(found, torch.autograd.grad(nearest.sum(), queries)[0])
 
 
 def test_classes_of_one_image_are_left_out_of_the_covariance() -> None:
@@ -325,7 +351,7 @@ def test_enough_images_are_not_shrunk_without_a_word() -> None:
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"features": [[1.0]]}, TypeError, "`features` must be a torch.Tensor of shape (images, dim), got list."),
+        ({"features": [[1.0]]}, TypeError, "`features[0]` must be a torch.Tensor of shape (images, dim), got list."),
         ({"features": torch.zeros(4)}, ValueError, "`features` must have shape (images, dim), got (4,)."),
         ({"features": torch.zeros(4, 0)}, ValueError, "`features` must have shape (images, dim), got (4, 0)."),
         ({"features": torch.zeros(4, 2).cfloat()}, ValueError, "`features` must be real"),
@@ -355,9 +381,22 @@ def test_enough_images_are_not_shrunk_without_a_word() -> None:
             "no image for 8 of 10 classes: 1, 2, 3, 4, 5 and 3 more.",
         ),
         ({"num_classes": 2.0}, TypeError, "`num_classes` must be a whole number, got float 2.0."),
+        # Fewer images than classes
+        ({"labels": torch.arange(4), "num_classes": 6}, ValueError, "no image for 2 of 6 classes: 4, 5."),
+        ({"labels": torch.zeros(4, 1).long()}, ValueError, "must have shape (4,), one for each image, got (4, 1)."),
+        (
+            {"features": [torch.zeros(4, 2)], "labels": torch.zeros(4, 1).long()},
+            ValueError,
+            "`labels` must have shape (images,), one for each image, got (4, 1).",
+        ),
+        (
+            {"features": [], "labels": torch.tensor([0])},
+            ValueError,
+            "`labels` has 1 images, but at least 2 are needed",
+        ),
         ({"labels": torch.arange(4)}, ValueError, "Each of the 4 classes in `labels` has one image only"),
-        ({"shrinkage": 1.5}, ValueError, "`shrinkage` must be in [0, 1], got 1.5."),
-        ({"shrinkage": float("nan")}, ValueError, "`shrinkage` must be in [0, 1], got nan."),
+        ({"shrinkage": 1.5}, ValueError, "`shrinkage` must be between 0 and 1, got 1.5."),
+        ({"shrinkage": float("nan")}, ValueError, "`shrinkage` must be between 0 and 1, got nan."),
         ({"shrinkage": "auto"}, TypeError, "`shrinkage` must be a number, got str 'auto'."),
         ({"shrinkage": True}, TypeError, "`shrinkage` must be a number, got bool True."),
     ],
@@ -366,36 +405,6 @@ def test_bad_training_data_is_refused(changes: dict[str, object], error: type[Ex
     arguments = {"features": images(count=4, dim=2, classes=2)[0], "labels": torch.tensor([0, 1, 0, 1])}
     with pytest.raises(error, match=re.escape(message)):
         fit_gaussians(**(arguments | changes))  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    ("changes", "error", "message"),
-    [
-        ({"features": torch.ones(3)}, ValueError, "`features` must have shape (images, dim), got (3,)."),
-        ({"features": torch.full((3, 2), torch.nan)}, ValueError, "`features` has NaN or infinite values in 3 of 3"),
-        (
-            {"features": torch.tensor([[0.0, -torch.inf]])},
-            ValueError,
-            "`features` has NaN or infinite values in 1 of 1",
-        ),
-        ({"features": torch.zeros(3, 2)}, ValueError, "`features` has embeddings that have no direction"),
-        ({"features": torch.full((3, 2), 1e30)}, ValueError, "`features` has embeddings that have no direction"),
-        ({"bank": torch.zeros(3, 2)}, ValueError, "`bank` has embeddings that have no direction"),
-        ({"features": torch.ones(3, 5)}, ValueError, "`features` have 5 dimensions, but `bank` has 2"),
-        ({"bank": torch.ones(0, 2)}, ValueError, "`bank` has 0 images, but at least 1 are needed"),
-        ({"bank": [[1.0, 2.0]]}, TypeError, "`bank` must be a torch.Tensor of shape (images, dim), got list."),
-        ({"bank": torch.tensor([[1.0, torch.nan]])}, ValueError, "`bank` has NaN or infinite values in 1 of 1 rows"),
-        ({"k": 0}, ValueError, "`k` must be between 1 and the 4 images in `bank`, got 0."),
-        ({"k": 5}, ValueError, "`k` must be between 1 and the 4 images in `bank`, got 5."),
-        ({"k": 1.0}, TypeError, "`k` must be a whole number, got float 1.0."),
-        ({"k": True}, TypeError, "`k` must be a whole number, got bool True."),
-        ({"reduction": "max"}, ValueError, "`reduction` must be 'mean' or 'kth', got 'max'."),
-    ],
-)
-def test_bad_neighbors_are_refused(changes: dict[str, object], error: type[Exception], message: str) -> None:
-    arguments = {"features": torch.ones(3, 2), "bank": torch.ones(4, 2)}
-    with pytest.raises(error, match=re.escape(message)):
-        nearest_neighbors(**(arguments | changes))  # type: ignore[arg-type]
 
 
 @gaussian_scores
@@ -419,54 +428,62 @@ def test_one_class_has_no_relative_distance() -> None:
         relative_mahalanobis(embeddings, gaussians)
 
 
-@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
-def test_methods_score_with_what_they_were_fitted_on(method: Method, tmp_path: Path) -> None:
-    assert method.fit is not None
-    embeddings, labels = images(count=90, dim=12)
-    embeddings = normalize(embeddings)
-    training = TrainingInputs(embeddings, labels if "training_labels" in method.needs else None, 3)
-    state = method.fit(training)
-    queries = normalize(images(count=9, dim=12, seed=1)[0])
-    nothing = torch.zeros(9, 3)
-    found = method.score(MethodInputs(nothing, nothing, image_embeddings=queries, state=state))
-    save_file(state, tmp_path / "state.safetensors")
-    loaded = load_file(tmp_path / "state.safetensors")
-    again = method.score(MethodInputs(nothing, nothing, image_embeddings=queries, state=loaded))
-    assert torch.equal(found, again)
-    expected = {
-        "nearest_neighbors": lambda: nearest_neighbors(queries, embeddings),
-        "mahalanobis": lambda: mahalanobis(queries, fit_gaussians(embeddings, labels)),
-        "relative_mahalanobis": lambda: relative_mahalanobis(queries, fit_gaussians(embeddings, labels)),
-    }[method.name]()
-    assert torch.equal(found, expected)
-    # A state must outlive changes of the embeddings that it was fitted on.
-    embeddings.zero_()
-    assert torch.equal(found, method.score(MethodInputs(nothing, nothing, image_embeddings=queries, state=state)))
-
-
-def test_settings_of_the_methods_are_those_of_the_functions() -> None:
-    embeddings, labels = images(dim=12)
-    training = TrainingInputs(normalize(embeddings), labels, 3)
-    queries = normalize(images(count=9, dim=12, seed=1)[0])
-    nothing = torch.zeros(9, 3)
-    assert NEAREST_NEIGHBORS.settings == {"k": 1, "reduction": "mean"}
-    assert MAHALANOBIS.settings == RELATIVE_MAHALANOBIS.settings == {"tied": False, "shrinkage": None}
-    assert NEAREST_NEIGHBORS.fit is not None
-    with pytest.raises(ValueError, match="`k` must be between 1 and the 60 images"):
-        NEAREST_NEIGHBORS.fit(training, k=61)
-    state = NEAREST_NEIGHBORS.fit(training, k=5, reduction="kth")
-    inputs = MethodInputs(nothing, nothing, image_embeddings=queries, state=state)
-    expected = nearest_neighbors(queries, training.image_embeddings, 5, "kth")
-    assert torch.equal(NEAREST_NEIGHBORS.score(inputs, k=5, reduction="kth"), expected)
-    for method, score in ((MAHALANOBIS, mahalanobis), (RELATIVE_MAHALANOBIS, relative_mahalanobis)):
-        assert method.fit is not None
-        state = method.fit(training, tied=True, shrinkage=0.25)
-        inputs = MethodInputs(nothing, nothing, image_embeddings=queries, state=state)
-        gaussians = fit_gaussians(training.image_embeddings, labels, 3, tied=True, shrinkage=0.25)
-        assert torch.equal(method.score(inputs), score(queries, gaussians))
-
-
 def test_examples_print_what_they_show() -> None:
-    results = doctest.testmod(importlib.import_module("clipn_hf.scores.features"))
+    results = doctest.testmod(importlib.import_module("clipn_hf.scores.gaussians"))
     assert results.attempted > 0
     assert results.failed == 0
+
+
+def rank_deficient(kind: str) -> tuple[Tensor, Tensor]:
+    """Float32 embeddings whose variance in one direction is rounding and nothing else."""
+    embeddings, labels = images(200, dim=5)
+    if kind == "opposite logits":
+        logits = embeddings[:, :1] @ torch.ones(1, 1)
+        return torch.cat([logits, -logits * (1 + 1e-7 * torch.randn_like(logits))], dim=1), labels
+    if kind == "probabilities":
+        return embeddings.softmax(dim=1), labels
+    if kind == "sum of others":
+        return torch.cat([embeddings, embeddings @ torch.full((5, 1), 0.3)], dim=1), labels
+    return torch.cat([embeddings, 0.1 + 1e-8 * torch.randn(200, 1)], dim=1), labels
+
+
+@pytest.mark.parametrize("kind", ["opposite logits", "probabilities", "sum of others", "nearly constant"])
+@pytest.mark.parametrize("shrinkage", [None, 0.0])
+@gaussian_scores
+def test_rounding_of_the_embeddings_is_no_variance(score: Score, shrinkage: float | None, kind: str) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        embeddings, labels = rank_deficient(kind)
+        with pytest.warns(UserWarning, match="cannot be inverted"):
+            gaussians = fit_gaussians(embeddings, labels, shrinkage=shrinkage)
+        # Another last digit is not another score.
+        again = embeddings * (1 + 1e-7 * torch.randn_like(embeddings))
+    torch.testing.assert_close(score(again, gaussians), score(embeddings, gaussians), rtol=1e-4, atol=1e-4)
+
+
+def test_small_variance_is_variance_where_numbers_are_precise() -> None:
+    """Of float64 embeddings, and of float32 ones in every direction that stands out from their rounding."""
+    embeddings, labels = images(200, dim=5)
+    scale = torch.tensor([1.0, 1.0, 1.0, 1.0, 1e-6])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        small = fit_gaussians(embeddings.double() * scale.double(), labels)
+        fit_gaussians(embeddings * torch.tensor([1.0, 1.0, 1.0, 1.0, 1e-4]), labels)
+        fit_gaussians((embeddings * torch.tensor([1.0, 1.0, 1.0, 1.0, 0.1])).bfloat16(), labels)
+    whole = fit_gaussians(embeddings.double(), labels)
+    found = relative_mahalanobis(embeddings.double() * scale.double(), small)
+    torch.testing.assert_close(found, relative_mahalanobis(embeddings.double(), whole), rtol=1e-4, atol=1e-4)
+
+
+def test_warnings_name_the_line_that_fits() -> None:
+    embeddings, labels = images(6, dim=20)
+    with pytest.warns(UserWarning, match="cannot be inverted") as found:
+        fit_gaussians(embeddings, labels)
+    assert {Path(warning.filename).name for warning in found} == {Path(__file__).name}
+
+
+def test_nothing_is_learnt_for_gradients() -> None:
+    embeddings, labels = images(dim=4)
+    gaussians = fit_gaussians((part.clone().requires_grad_() for part in embeddings.split(20)), labels)
+    assert not any(tensor.requires_grad for tensor in gaussians)
+    assert not any(tensor.requires_grad for tensor in fit_gaussians(embeddings.requires_grad_(), labels))
