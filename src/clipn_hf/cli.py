@@ -17,7 +17,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from . import cli_calibration, cli_detection, cli_negatives
+from . import cli_attack, cli_calibration, cli_detection, cli_negatives
+from .cli_attack import attack
 from .cli_cache import cache_app
 from .cli_calibration import calibrate
 from .cli_checkpoints import convert, info
@@ -35,6 +36,7 @@ NEED_WORDS = {
     "negatives": "negative labels",
     "training": "ID images",
     "training_labels": "ID images with labels",
+    "pixels": "images, not embeddings",
 }
 
 app = typer.Typer(
@@ -105,7 +107,9 @@ def show_methods() -> None:
         "\nrule: decides without a threshold. All others give a verdict once they are calibrated (clipn-hf calibrate)."
         "\nnegative labels: mined from WordNet for the labels, unless --negatives names others (clipn-hf mine)."
         "\nnull: found by the method. num_groups=null makes groups of at least 100 negative labels, and 100 groups at "
-        "most; shrinkage=null is estimated from the images."
+        "most; num_clusters=null makes as many clusters as there are labels; principal_dims=null takes 512 dimensions "
+        "of 768 or more, 1000 of 2048 or more, and half of fewer. shrinkage=null is estimated from the images. "
+        "min_confidence=null keeps all images."
     )
 
 
@@ -146,6 +150,7 @@ app.command(no_args_is_help=True, epilog=cli_calibration.EXIT_CODES)(calibrate)
 app.command(no_args_is_help=True, epilog=cli_negatives.EXAMPLE)(mine)
 app.command(no_args_is_help=True)(evaluate)
 app.command(no_args_is_help=True)(compare)
+app.command(no_args_is_help=True, epilog=cli_attack.EXIT_CODES)(attack)
 app.command("methods")(show_methods)
 app.command()(info)
 app.command(no_args_is_help=True)(convert)

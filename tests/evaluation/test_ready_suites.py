@@ -27,6 +27,7 @@ LOCAL_SUITES = [
     "cifar10-features-split",
     "emoji",
     "emoji-openmoji",
+    "product-photos-features",
     "tiny-imagenet",
 ]
 
@@ -215,7 +216,8 @@ def test_features_suites_have_names_for_negative_labels(name: str, shared: Path)
     assert data.negatives is not None and data.suite.protocol is not None
     candidates = data.negatives.pop("corpus")
     # Labels and the names that stand for them are no candidates.
-    assert not {*data.labels, "boat", "car_(automobile)"}.intersection(candidates)
+    stand_ins = {"product-photos-features": ("flip-flop_(sandal)", "sandal_(type_of_shoe)")}
+    assert not {*data.labels, *stand_ins.get(name, ("boat", "car_(automobile)"))}.intersection(candidates)
     assert f"{len(candidates):,} names of LVIS" in data.suite.protocol
     left, _ = filter_candidates(candidates, ["text"] * len(candidates), data.labels, data.negatives["filters"])
     kept = {candidates[place] for place in left}
@@ -230,6 +232,22 @@ def test_fitted_features_suite_fits_on_other_images(shared: Path) -> None:
     assert data.fit is not None and data.fit.embeddings is not None and data.id.embeddings is not None
     assert len(data.fit.embeddings) == len(data.id.embeddings) == 250
     assert not {row.tobytes() for row in data.fit.embeddings} & {row.tobytes() for row in data.id.embeddings}
+
+
+def test_product_photos_are_drawn_differently_by_each_seed(shared: Path) -> None:
+    suite = load_suite("product-photos-features")
+    draws = [load_suite_data(suite, data_root=shared, seed=seed) for seed in suite.seeds]
+    assert len({tuple(data.labels) for data in draws}) == len(suite.seeds) == 10
+    for data in draws:
+        assert data.fit is not None and data.fit.labels is not None and data.fit.embeddings is not None
+        assert Counter(data.fit.labels).keys() == {0, 1, 2} and min(Counter(data.fit.labels).values()) >= 10
+        near, far = data.ood
+        # All 1,000 photos of the second half but one are judged.
+        assert len(data.id) + len(near) == 999 and len(far) == 500
+        fitted_on = {row.tobytes() for row in data.fit.embeddings}
+        for image_set in (data.id, near):
+            assert image_set.embeddings is not None
+            assert not fitted_on & {row.tobytes() for row in image_set.embeddings}
 
 
 def make_files(root: Path, *paths: str) -> None:

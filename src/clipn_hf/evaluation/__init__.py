@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .adversarial import AdversarialImages, adversarial_ood
     from .benchmark import SuiteResult, evaluate_suite
     from .comparison import compare
     from .metrics import (
@@ -21,9 +22,11 @@ if TYPE_CHECKING:
         oscr,
     )
     from .results import read_records
+    from .robustness import RobustnessReport, evaluate_robustness
     from .suite import load_suite, ready_suites
 
 _MODULES = {
+    "adversarial": ("AdversarialImages", "adversarial_ood"),
     "benchmark": ("SuiteResult", "evaluate_suite"),
     "comparison": ("compare",),
     "metrics": (
@@ -39,13 +42,17 @@ _MODULES = {
         "oscr",
     ),
     "results": ("read_records",),
+    "robustness": ("RobustnessReport", "evaluate_robustness"),
     "suite": ("load_suite", "ready_suites"),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
+    "AdversarialImages",
     "Interval",
+    "RobustnessReport",
     "SuiteResult",
+    "adversarial_ood",
     "aupr",
     "aurc",
     "auroc",
@@ -53,6 +60,7 @@ __all__ = [
     "ccr_at_fpr",
     "compare",
     "detection_accuracy",
+    "evaluate_robustness",
     "evaluate_suite",
     "fpr_at_tpr",
     "id_accuracy",

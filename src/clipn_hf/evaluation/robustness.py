@@ -1,0 +1,716 @@
+# Copyright 2026 The clipn-hf authors
+# SPDX-License-Identifier: Apache-2.0
+"""How well a detector withstands adversarial OOD images, with and without defences."""
+
+import io
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image, ImageFilter
+from torch import Tensor
+from transformers.utils import logging
+
+from ..detector import OODDetector
+from ..detector_checks import check_given_count, label_positions
+from ..detector_images import row_digests
+from ..digests import data_digest, image_digest
+from ..encoders import DualEncoder
+from ..features import Features, extract_features
+from .adversarial import AdversarialImages, adversarial_ood, check_seed, list_images, read_pixels, to_pictures
+from .metrics import Interval, auroc, bootstrap_interval, fpr_at_tpr
+from .provenance import describe_encoder, list_versions
+from .results import CONVENTION
+from .tables import escape_markdown, grid
+
+logger = logging.get_logger(__name__)
+
+CLEAN = "none"
+UNDEFENDED = "none"
+AS_FITTED, WITH_TARGETS, WITHOUT_TARGETS = "as fitted", "with targets", "without targets"
+JPEG_QUALITY = 75
+# Of the shorter side of the picture: 2 pixels of 224
+BLUR = 0.01
+# With fewer images of a kind, an interval by resampling them says nothing.
+MIN_FOR_INTERVALS = 10
+# What the smoothness of the paper is made for.
+SIDE_OF_PAPER = 224
+
+
+class Defence(NamedTuple):
+    """Something done to every image before it is embedded.
+
+    Args:
+        name (`str`): What it is called.
+        title (`str`): What it does.
+        apply (`Callable`): A `PIL.Image.Image` of mode RGB at the input size of the encoder, to another one.
+    """
+
+    name: str
+    title: str
+    apply: Callable[[Image.Image], Image.Image]
+
+
+def _blur(picture: Image.Image) -> Image.Image:
+    return picture.filter(ImageFilter.GaussianBlur(BLUR * min(picture.size)))
+
+
+def _compress(picture: Image.Image) -> Image.Image:
+    stream = io.BytesIO()
+    picture.save(stream, format="JPEG", quality=JPEG_QUALITY)
+    return Image.open(stream).convert("RGB")
+
+
+def _resize(picture: Image.Image) -> Image.Image:
+    small = (max(1, picture.width // 2), max(1, picture.height // 2))
+    return picture.resize(small, Image.Resampling.BICUBIC).resize(picture.size, Image.Resampling.BICUBIC)
+
+
+DEFENCES: Mapping[str, Defence] = MappingProxyType(
+    {
+        defence.name: defence
+        for defence in (
+            Defence("blur", f"Gaussian smoothing, standard deviation {100 * BLUR:g} % of the shorter side", _blur),
+            Defence("jpeg", f"JPEG compression, quality {JPEG_QUALITY}", _compress),
+            Defence("resize", "half the size and back, bicubic", _resize),
+        )
+    }
+)
+
+
+@dataclass(frozen=True, eq=False)
+class RobustnessRow:
+    """How a detector did on one kind of OOD images.
+
+    Args:
+        attack (`str`): The name of the attack; `CLEAN` for the OOD images as they were.
+        bank (`str` or `None`):
+            What the method was fitted on: `WITH_TARGETS`, `WITHOUT_TARGETS`, or `AS_FITTED` for the detector as it
+            came; None for methods that are not fitted.
+        defence (`str`): The name of the defence; `UNDEFENDED` for none.
+        auroc ([`~clipn_hf.evaluation.metrics.Interval`]):
+            AUROC of ID against these images, with its 95 % interval, whose ends are NaN with fewer than 10 ID images
+            or 10 of these.
+        fpr95 ([`~clipn_hf.evaluation.metrics.Interval`]):
+            The share of these images that are taken for known when 95 % of the ID images are, in the same way.
+        called_known (`float` or `None`):
+            The share of these images that the detector calls known by its own threshold or rule; None without one.
+        id_scores (`numpy.ndarray` of shape `(id images,)`): OOD-ness of the ID images; higher = more OOD.
+        ood_scores (`numpy.ndarray` of shape `(images,)`): OOD-ness of these images.
+    """
+
+    attack: str
+    bank: str | None
+    defence: str
+    auroc: Interval
+    fpr95: Interval
+    called_known: float | None
+    id_scores: npt.NDArray[np.float32]
+    ood_scores: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class RobustnessReport:
+    """What `evaluate_robustness` found out.
+
+    Args:
+        detector (`dict`): What was attacked, as [`describe_detector`] says it.
+        images (`dict`): How many images of each kind there were; None where that is not known.
+        data_sha256 (`dict[str, str]`): SHA-256 of the images of each kind, whatever their order.
+        attacks (`list` of [`~clipn_hf.evaluation.adversarial.AdversarialImages`]): The attacked images.
+        rows (`list` of [`RobustnessRow`]): By bank, defence and attack.
+        bootstrap (`dict`): `"resamples"`, `"confidence"` and `"seed"` of the intervals.
+        versions (`dict[str, str]`): Of Python and of the packages that computed this.
+    """
+
+    detector: dict[str, Any]
+    images: dict[str, int | None]
+    data_sha256: dict[str, str]
+    attacks: list[AdversarialImages]
+    rows: list[RobustnessRow]
+    bootstrap: dict[str, Any]
+    versions: dict[str, str]
+
+    def __repr__(self) -> str:
+        model = self.detector["model"]
+        return (
+            f"RobustnessReport(method={self.detector['method']!r}, model={model['id'] or model['class']!r}, "
+            f"attacks={[attack.name for attack in self.attacks]}, {len(self.rows)} rows)"
+        )
+
+    def row(self, attack: str = CLEAN, bank: str | None = None, defence: str = UNDEFENDED) -> RobustnessRow:
+        """Find a row.
+
+        Args:
+            attack (`str`, *optional*, defaults to `CLEAN`): As in [`RobustnessRow`].
+            bank (`str`, *optional*): As in [`RobustnessRow`]; by default the first that there is.
+            defence (`str`, *optional*, defaults to `UNDEFENDED`): As in [`RobustnessRow`].
+
+        Returns:
+            [`RobustnessRow`]
+
+        Raises:
+            ValueError: There is none.
+        """
+        wanted = (attack, self.rows[0].bank if bank is None else bank, defence)
+        for row in self.rows:
+            if (row.attack, row.bank, row.defence) == wanted:
+                return row
+        raise ValueError(f"There is no row of attack {wanted[0]!r}, bank {wanted[1]!r} and defence {wanted[2]!r}.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give all numbers, without images and scores.
+
+        Returns:
+            `dict`: Of what JSON knows, with the convention of the metrics and the versions.
+        """
+
+        def plain(interval: Interval) -> dict[str, float | None]:
+            return {name: None if math.isnan(value) else value for name, value in interval._asdict().items()}
+
+        rows = [
+            {
+                "attack": row.attack,
+                "bank": row.bank,
+                "defence": row.defence,
+                "auroc": plain(row.auroc),
+                "fpr95": plain(row.fpr95),
+                "called_known": row.called_known,
+            }
+            for row in self.rows
+        ]
+        return {
+            "detector": self.detector,
+            "images": self.images,
+            "data_sha256": self.data_sha256,
+            "attacks": [attack.summarize() for attack in self.attacks],
+            "defences": {name: DEFENCES[name].title for name in self._names("defence") if name != UNDEFENDED},
+            "rows": rows,
+            "bootstrap": self.bootstrap,
+            "convention": dict(CONVENTION),
+            "versions": self.versions,
+        }
+
+    def to_markdown(self) -> str:
+        """Write the numbers as tables.
+
+        Returns:
+            `str`: Of Markdown.
+        """
+        images = ", ".join(
+            f"{kind}: unknown" if count is None else f"{count:,} {kind}" for kind, count in self.images.items()
+        )
+        has_intervals = any(not math.isnan(row.auroc.low) for row in self.rows)
+        intervals = (
+            ", with 95 % bootstrap intervals over images"
+            if has_intervals
+            else f"; with fewer than {MIN_FOR_INTERVALS} images of a kind there are no intervals"
+        )
+        parts = [
+            f"{describe_in_words(self.detector)} Images: {images}.",
+            describe_attacks(self.attacks),
+            f"AUROC, %{intervals}; lower = the attack succeeds.",
+            self._table(lambda row: _percent(row.auroc)),
+            "Images taken for known when 95 % of the ID images are, %; higher = the attack succeeds.",
+            self._table(lambda row: _percent(row.fpr95)),
+        ]
+        if any(row.called_known is not None for row in self.rows):
+            parts += [
+                "Images that the detector calls known by its own threshold or rule, %.",
+                self._table(lambda row: "–" if row.called_known is None else f"{100 * row.called_known:.1f}"),
+            ]
+        defences = [name for name in self._names("defence") if name != UNDEFENDED]
+        if defences:
+            listed = "; ".join(f"{name}: {DEFENCES[name].title}" for name in defences)
+            parts.append(
+                f"Defences ({listed}) change ID and OOD images alike, and those that the method is fitted on here. "
+                "The attack knows nothing of them: one that does may defeat them, too."
+            )
+        return "\n\n".join(parts) + "\n"
+
+    def _names(self, column: str) -> list[str]:
+        return list(dict.fromkeys(getattr(row, column) for row in self.rows))
+
+    def _table(self, write: Any) -> str:
+        banks, attacks = self._names("bank"), self._names("attack")
+        has_banks = banks != [None]
+        header = [
+            *(["bank"] if has_banks else []),
+            "defence",
+            *("no attack" if one == CLEAN else one for one in attacks),
+        ]
+        lines = [
+            [
+                *([bank] if has_banks else []),
+                defence,
+                *(write(self.row(attack, bank, defence)) for attack in attacks),
+            ]
+            for bank in banks
+            for defence in self._names("defence")
+        ]
+        return _table(header, lines, len(header) - len(attacks))
+
+
+def evaluate_robustness(
+    detector: OODDetector,
+    id_images: Any,
+    ood_images: Any,
+    targets: Any,
+    *,
+    fit_images: Any = None,
+    fit_labels: Iterable[Any] | None = None,
+    target_labels: Iterable[Any] | None = None,
+    steps: int = 250,
+    lr: float = 1e-3,
+    init_std: float = 1e-3,
+    smoothness: float | Sequence[float] = (5e3, 0.0),
+    defences: str | Sequence[str] = tuple(DEFENCES),
+    attacks: AdversarialImages | Sequence[AdversarialImages] | None = None,
+    batch_size: int = 32,
+    seed: int = 0,
+    resamples: int = 1000,
+    use_cache: bool = True,
+    progress: bool = True,
+) -> RobustnessReport:
+    """Attack a detector by adversarial OOD images, and measure what it still tells apart.
+
+    The attack is [`~clipn_hf.evaluation.adversarial.adversarial_ood`] on the encoder of the detector. Attacked images
+    are judged as they are after being saved with 8 bits per colour. A detector whose method is fitted on images is
+    measured as it is and, with `fit_images`, fitted anew: with and without the target images among those. Defences
+    work on images at the input size of the encoder; they change all images alike, also those of the new fits.
+
+    Args:
+        detector ([`OODDetector`]): With a model for images. It is left as it is.
+        id_images:
+            Images of the labels, none of which the method is fitted on. A detector of a probe may not know on which
+            images it was trained; then a warning says that this was not checked.
+        ood_images: OOD images, which are attacked.
+        targets: ID images that they are pulled to, usually those that the method is fitted on, or some of them.
+        fit_images (*optional*): ID images to fit the method on anew. Other methods leave them aside.
+        fit_labels (`Iterable`, *optional*): What each of them shows, as in [`OODDetector.fit`].
+        target_labels (`Iterable`, *optional*):
+            What each target shows. Needed by methods that need labels, for targets that are not among `fit_images`.
+        steps, lr, init_std, batch_size, seed, progress: As for the attack.
+        smoothness (`float` or `Sequence[float]`, *optional*, defaults to `(5000.0, 0.0)`): One attack for each.
+        defences (`str` or `Sequence[str]`, *optional*, defaults to all): Keys of `DEFENCES`.
+        attacks ([`~clipn_hf.evaluation.adversarial.AdversarialImages`] or `Sequence` of them, *optional*):
+            Attacks on the same image encoder, with the same images and targets in the same order, as made for another
+            detector; then `steps`, `lr`, `init_std` and `smoothness` are left aside.
+        resamples (`int`, *optional*, defaults to 1000): Draws of the bootstrap for each interval.
+        use_cache (`bool`, *optional*, defaults to `True`):
+            Whether to read and keep embeddings on disk, of images that are neither attacked nor defended.
+
+    Returns:
+        [`RobustnessReport`]: AUROC and shares of images that are taken for known, before and after; without intervals
+        where there are fewer than 10 ID or OOD images.
+
+    Raises:
+        TypeError, ValueError:
+            As the attack; the detector has no model for images or was not fitted; an unknown defence; images that are
+            both OOD and ID, or both judged and fitted on; labels that are missing or unknown; attacks on other images
+            or on another image encoder.
+    """
+    if not isinstance(detector, OODDetector):
+        raise TypeError(
+            f"`detector` must be an OODDetector, got {type(detector).__name__}; load a saved one by "
+            "`OODDetector.from_pretrained`."
+        )
+    encoder, method = detector.image_encoder, detector.method
+    check_given_count("resamples", resamples)
+    check_given_count("batch_size", batch_size)
+    check_seed(seed)
+    defences = [defences] if isinstance(defences, str) else list(defences)
+    weights = [smoothness] if isinstance(smoothness, int | float | str) else list(smoothness)
+    attacks = [attacks] if isinstance(attacks, AdversarialImages) else attacks
+    for name in defences:
+        if name not in DEFENCES:
+            raise ValueError(f"`defences` must be some of {', '.join(DEFENCES)}, got {name!r}.")
+    refits = method.fit is not None and fit_images is not None
+    if not refits:
+        detector.check_fitted()
+    known, ood = list_images("id_images", id_images), list_images("ood_images", ood_images)
+    aims = list_images("targets", targets)
+    known_digests, ood_digests, aim_digests = (
+        [image_digest(image)[0] for image in images] for images in (known, ood, aims)
+    )
+    _check_apart("ood_images", ood_digests, "id_images", known_digests)
+    _check_apart("ood_images", ood_digests, "targets", aim_digests)
+    positions = None if target_labels is None else label_positions(target_labels, detector.labels)
+    if positions is not None and len(positions) != len(aims):
+        raise ValueError(f"`target_labels` must be one per target, got {len(positions)} for {len(aims)} targets.")
+    embed = _Embedder(encoder, batch_size, use_cache, progress)
+    undefended = embed.view(known, UNDEFENDED, is_kept=True)
+    is_fitted = method.fit is not None and detector.fitted_on is not None
+    if is_fitted:
+        seen = _count_fitted(detector, undefended.features)
+        if seen:
+            raise ValueError(
+                f"`id_images` has {seen} of {len(known)} images that the method was fitted on, whose scores are not "
+                "those of new images; give others."
+            )
+        if seen is None:
+            logger.warning(
+                "The detector does not say which images it was fitted on, so that nobody can tell whether some of "
+                "them are among the ID images or the targets; make sure that none is among the ID images."
+            )
+    if attacks is None:
+        attacks = [
+            adversarial_ood(ood, aims, encoder, steps, lr, init_std, each, batch_size, seed, progress)
+            for each in dict.fromkeys(weights)
+        ]
+        _check_names(attacks)
+    else:
+        _check_names(attacks)
+        _check_attacks(attacks, ood, aims, encoder)
+    if min(len(known), len(ood)) < MIN_FOR_INTERVALS:
+        logger.warning(
+            f"With {len(known)} ID and {len(ood)} OOD images there are no intervals, which would be made of too few; "
+            f"give at least {MIN_FOR_INTERVALS} of each."
+        )
+    used = sorted({int(row) for attack in attacks for row in attack.target_rows})
+
+    views = [UNDEFENDED, *dict.fromkeys(defences)]
+    fits: dict[str | None, dict[str, OODDetector]] = {}
+    counts: dict[str, int | None] = {"ID": len(known), "OOD": len(ood), "targets": len(used)}
+    kinds = {"ID": known_digests, "OOD": ood_digests, "targets": [aim_digests[row] for row in used]}
+    if method.fit is None:
+        fits[None] = dict.fromkeys(views, detector)
+    elif is_fitted:
+        fits[AS_FITTED] = dict.fromkeys(views, detector)
+        counts["targets that the detector was fitted on"] = _count_fitted(
+            detector, embed.embed([aims[row] for row in used], is_kept=True)
+        )
+    if refits:
+        positions = None if positions is None else [positions[row] for row in used]
+        material = _Material(embed, detector, fit_images, fit_labels)
+        _check_apart("id_images", known_digests, "fit_images", material.digests)
+        _check_apart("ood_images", ood_digests, "fit_images", material.digests)
+        _check_apart("id_images", known_digests, "targets", kinds["targets"])
+        kinds["to fit on"] = list(material.digests)
+        material.add([aims[row] for row in used], kinds["targets"], positions)
+        counts |= {"to fit on": len(material.digests), "targets among these": material.num_shared}
+        fits[WITH_TARGETS] = {view: material.fit(view, with_targets=True) for view in views}
+        fits[WITHOUT_TARGETS] = {view: material.fit(view, with_targets=False) for view in views}
+
+    sets = {CLEAN: ood, **{attack.name: attack.to_pil() for attack in attacks}}
+    judged: dict[tuple[str | None, str], list[RobustnessRow]] = {}
+    for view in views:
+        id_view = undefended if view == UNDEFENDED else embed.view(known, view, is_kept=False)
+        ood_views = {
+            name: embed.view(each, view, is_kept=(view, name) == (UNDEFENDED, CLEAN)) for name, each in sets.items()
+        }
+        for bank, detectors in fits.items():
+            id_scores = id_view.score(detectors[view])
+            judged[bank, view] = [
+                _measure(name, bank, view, id_scores, ood_view, detectors[view], resamples, seed)
+                for name, ood_view in ood_views.items()
+            ]
+    return RobustnessReport(
+        describe_detector(detector),
+        counts,
+        {kind: data_digest(digests) for kind, digests in kinds.items()},
+        list(attacks),
+        [row for bank in fits for view in views for row in judged[bank, view]],
+        {"resamples": resamples, "confidence": 0.95, "seed": int(seed)},
+        list_versions(),
+    )
+
+
+def describe_attacks(attacks: Sequence[AdversarialImages]) -> str:
+    """Write what attacks did to images as a table.
+
+    Args:
+        attacks (`Sequence` of [`~clipn_hf.evaluation.adversarial.AdversarialImages`]): At least one.
+
+    Returns:
+        `str`: Of Markdown: means over the images.
+    """
+    header = ["attack", "smoothness", "steps", "cosine before", "after", "as saved", "L2", "L∞ (of 255)"]
+    rows = []
+    for facts in (attack.summarize() for attack in attacks):
+        cosines = [f"{facts[name]:.3f}" for name in ("start_similarity", "similarity", "saved_similarity")]
+        settings = [f"{facts['settings']['smoothness']:g}", str(facts["settings"]["steps"])]
+        rows.append([facts["name"], *settings, *cosines, f"{facts['l2']:.2f}", f"{255 * facts['linf']:.1f}"])
+    lines = [_table(header, rows, 1)]
+    small = sorted({attack.images.shape[-1] for attack in attacks if attack.images.shape[-1] < SIDE_OF_PAPER})
+    if small and any(attack.settings["smoothness"] for attack in attacks):
+        lines.append(
+            f"The smoothness of 5000 is made for images of {SIDE_OF_PAPER} pixels. On these of "
+            f"{', '.join(map(str, small))} it allows less; a lower one corresponds to it."
+        )
+    return "\n\n".join(lines)
+
+
+def describe_detector(detector: OODDetector) -> dict[str, Any]:
+    """Say for records which detector was measured.
+
+    Args:
+        detector ([`OODDetector`]): With a model for images.
+
+    Returns:
+        `dict`: Of what JSON knows: `"method"`, `"settings"`, `"labels"`, `"templates"`, `"no_templates"`,
+        `"negatives"`, `"threshold"`, `"fitted_on"`, and the `"model"` with its revision, dtype and digests.
+    """
+    negatives = detector.negatives
+    return {
+        "method": detector.method.name,
+        # Settings may be numbers of numpy.
+        "settings": {
+            name: value.item() if hasattr(value, "item") else value for name, value in detector.known_settings.items()
+        },
+        "labels": list(detector.labels),
+        "templates": detector.templates,
+        "no_templates": detector.no_templates if "no" in detector.method.needs else None,
+        "negatives": None if negatives is None else negatives.describe(),
+        "threshold": detector.threshold,
+        "fitted_on": detector.fitted_on,
+        "model": describe_encoder(detector.image_encoder),
+    }
+
+
+def describe_in_words(detector: Mapping[str, Any]) -> str:
+    """Say in a sentence of Markdown what [`describe_detector`] says."""
+    settings = "".join(f", {name} = {value}" for name, value in detector["settings"].items())
+    model = detector["model"]
+    return escape_markdown(
+        f"Method {detector['method']}{settings}; model {model['id'] or model['class']}, {model['dtype']}; "
+        f"{len(detector['labels']):,} labels."
+    )
+
+
+class _Pictures(Sequence[Any]):
+    """Images at the input size of an encoder, after a defence; each is made when it is asked for."""
+
+    def __init__(
+        self, images: Sequence[Any], encoder: DualEncoder, apply: Callable[[Image.Image], Image.Image]
+    ) -> None:
+        self._images, self._encoder, self._apply = images, encoder, apply
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, index: Any) -> Any:
+        colours, _ = read_pixels([self._images[index]], self._encoder, positions=[index])
+        return self._apply(to_pictures(colours)[0])
+
+
+class _View:
+    """Images as one defence leaves them, embedded once for all detectors that compare embeddings."""
+
+    def __init__(self, images: Sequence[Any], embed: "_Embedder", is_kept: bool) -> None:
+        self._images, self._embed, self._is_kept = images, embed, is_kept
+        self._features: Features | None = None
+
+    @property
+    def features(self) -> Features:
+        if self._features is None:
+            self._features = self._embed.embed(self._images, self._is_kept)
+        return self._features
+
+    def score(self, detector: OODDetector) -> npt.NDArray[np.float32]:
+        # Methods that change pixels judge images alone.
+        judged = self.features.embeddings if detector.method.perturb is None else self._images
+        return detector.score(judged, self._embed.batch_size).numpy()
+
+    def share_known(self, detector: OODDetector) -> float | None:
+        if detector.threshold is None and detector.method.is_ood is None:
+            return None
+        if detector.method.perturb is None:
+            results = detector.results(self.features.embeddings, top_k=1, top_negatives=0)
+        else:
+            results = detector(self._images, top_k=1, batch_size=self._embed.batch_size, top_negatives=0)
+        return float(np.mean([result["verdict"] == "known" for result in results]))
+
+
+class _Embedder:
+    """Embeds images as they are, or after a defence."""
+
+    def __init__(self, encoder: DualEncoder, batch_size: int, use_cache: bool, progress: bool) -> None:
+        self._encoder, self.batch_size, self._use_cache, self._progress = encoder, batch_size, use_cache, progress
+
+    def view(self, images: Sequence[Any], defence: str, is_kept: bool) -> _View:
+        if defence != UNDEFENDED:
+            images = _Pictures(images, self._encoder, DEFENCES[defence].apply)
+        return _View(images, self, is_kept)
+
+    def embed(self, images: Sequence[Any], is_kept: bool, labels: Sequence[int] | None = None) -> Features:
+        return extract_features(
+            images,
+            self._encoder,
+            labels=labels,
+            batch_size=self.batch_size,
+            use_cache=self._use_cache and is_kept,
+            progress=self._progress,
+        )
+
+
+class _Material:
+    """What detectors are fitted on anew: images, and the targets that are not among them."""
+
+    def __init__(
+        self, embed: _Embedder, detector: OODDetector, fit_images: Any, fit_labels: Iterable[Any] | None
+    ) -> None:
+        self._embed, self._detector = embed, detector
+        listed = list_images("fit_images", fit_images)
+        self._labels = None if fit_labels is None else label_positions(fit_labels, detector.labels)
+        if self._labels is None and "training_labels" in detector.method.needs:
+            raise ValueError(
+                f"Method {detector.method.name} needs the labels of `fit_images`; pass them as `fit_labels`."
+            )
+        features = embed.embed(listed, is_kept=True, labels=self._labels)
+        self._images: list[Any] = [listed[row] for row in features.rows.tolist()]
+        self._labels = features.labels
+        self.digests = [bytes.fromhex(digest) for digest in features.digests]
+        self._is_target = [False] * len(self._images)
+        self._embeddings: dict[str, Tensor] = {UNDEFENDED: features.embeddings}
+        self.num_shared = 0
+
+    def add(self, targets: Sequence[Any], digests: Sequence[bytes], labels: Sequence[int] | None) -> None:
+        """Add the targets that are not there yet."""
+        self._is_target = [digest in {*digests} for digest in self.digests]
+        present = {*self.digests}
+        self.num_shared = len(present & {*digests})
+        absent = {digest: row for row, digest in enumerate(digests) if digest not in present}
+        if not absent:
+            return
+        added = [targets[row] for row in absent.values()]
+        if self._labels is not None:
+            if labels is None and "training_labels" in self._detector.method.needs:
+                raise ValueError(
+                    f"{len(absent)} of {len(targets)} targets are not among `fit_images`, and method "
+                    f"{self._detector.method.name} needs their labels; pass them as `target_labels`."
+                )
+            self._labels = None if labels is None else [*self._labels, *(labels[row] for row in absent.values())]
+        self._images += added
+        self._is_target += [True] * len(added)
+        own = self._embed.embed(added, is_kept=True).embeddings
+        self._embeddings[UNDEFENDED] = torch.cat((self._embeddings[UNDEFENDED], own))
+
+    def fit(self, defence: str, with_targets: bool) -> OODDetector:
+        """Fit a copy of the detector on images as a defence leaves them."""
+        if defence not in self._embeddings:
+            self._embeddings[defence] = self._embed.view(self._images, defence, is_kept=False).features.embeddings
+        kept = [row for row, is_target in enumerate(self._is_target) if with_targets or not is_target]
+        if not kept:
+            raise ValueError(
+                "All of `fit_images` are targets, so that there is nothing to fit without them; give more images, or "
+                "fewer targets."
+            )
+        labels = None if self._labels is None else [self._labels[row] for row in kept]
+        # A threshold of other scores would be dropped with a warning.
+        copy = self._detector.with_changes(threshold=None)
+        return copy.fit(self._embeddings[defence][kept], labels)
+
+
+def _measure(
+    attack: str,
+    bank: str | None,
+    defence: str,
+    id_scores: npt.NDArray[np.float32],
+    view: _View,
+    detector: OODDetector,
+    resamples: int,
+    seed: int,
+) -> RobustnessRow:
+    scores = view.score(detector)
+
+    def estimate(metric: Callable[..., float]) -> Interval:
+        if min(len(id_scores), len(scores)) < MIN_FOR_INTERVALS:
+            return Interval(metric(id_scores, scores), math.nan, math.nan)
+        return bootstrap_interval(metric, id_scores, scores, resamples=resamples, seed=seed)
+
+    called_known = view.share_known(detector)
+    return RobustnessRow(attack, bank, defence, estimate(auroc), estimate(fpr_at_tpr), called_known, id_scores, scores)
+
+
+def _check_apart(name: str, digests: Sequence[bytes], other: str, other_digests: Sequence[bytes]) -> None:
+    if shared := len({*digests} & {*other_digests}):
+        raise ValueError(
+            f"`{name}` has {shared} of {len(digests)} images that are among `{other}`, too; give each image once."
+        )
+
+
+def _count_fitted(detector: OODDetector, features: Features) -> int | None:
+    """Count the images that a detector was fitted on, by their files or their embeddings; None if it cannot say."""
+    if not detector.knows_fitted_images:
+        return None
+    both = zip(map(bytes.fromhex, features.digests), row_digests(features.embeddings), strict=True)
+    return sum(detector.count_fitted(pair) > 0 for pair in both)
+
+
+def _check_names(attacks: Sequence[AdversarialImages]) -> None:
+    if not attacks:
+        raise ValueError("There is no attack; give at least one `smoothness`, such as 5000 or 0.")
+    for attack in attacks:
+        if not isinstance(attack, AdversarialImages):
+            raise TypeError(f"`attacks` must be results of `adversarial_ood`, got {type(attack).__name__}.")
+    names = [attack.name for attack in attacks]
+    if len(set(names)) < len(names):
+        raise ValueError(f"`attacks` must differ in `smoothness`, got {', '.join(names)}.")
+
+
+def _check_attacks(
+    attacks: Sequence[AdversarialImages], images: Sequence[Any], targets: Sequence[Any], encoder: DualEncoder
+) -> None:
+    """Check that attacks were made with an encoder, on images and targets, by what the encoder sees of these."""
+    own = encoder.describe_images()
+    for attack in attacks:
+        if any(attack.encoder[name] != own[name] for name in ("sha256", "image_processor_sha256")):
+            raise ValueError(
+                f"`attacks` must be on the image encoder of the detector, {own['id']}, but {attack.name} is on "
+                f"another one, {attack.encoder['id']}; attack again with `detector.image_encoder`."
+            )
+        if len(attack) != len(images) or int(attack.target_rows.max()) >= len(targets):
+            raise ValueError(
+                f"`attacks` must be of `ood_images` and `targets`, {len(images)} and {len(targets)} in number, but "
+                f"{attack.name} has {len(attack)} images and a target at position {int(attack.target_rows.max())}."
+            )
+        origins = [
+            *(("ood_images", "image", images, row) for row in range(len(images))),
+            *(("targets", "target", targets, row) for row in attack.target_rows.tolist()),
+        ]
+        for (name, word, given, row), before in zip(origins, [*attack.originals, *attack.targets], strict=True):
+            colours = read_pixels([given[row]], encoder, word, [row])[0][0]
+            # Another version of what decodes images may round otherwise.
+            if before.shape != colours.shape or float((before - colours).abs().max()) > 2.5 / 255:
+                raise ValueError(
+                    f"`attacks` must be of `{name}` in their order, but {attack.name} has another image in place of "
+                    f"number {row}; attack again, or give the images that were attacked."
+                )
+
+
+def _percent(interval: Interval) -> str:
+    if math.isnan(interval.low):
+        return f"{100 * interval.estimate:.1f}"
+    return f"{100 * interval.estimate:.1f} [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]], texts: int) -> str:
+    """Write a table in Markdown whose first columns are texts and whose others are numbers."""
+    return grid(
+        [escape_markdown(cell) for cell in header],
+        [[*map(escape_markdown, cells[:texts]), *cells[texts:]] for cells in rows],
+        texts,
+    )
+
+
+__all__ = [
+    "AS_FITTED",
+    "CLEAN",
+    "DEFENCES",
+    "UNDEFENDED",
+    "WITHOUT_TARGETS",
+    "WITH_TARGETS",
+    "Defence",
+    "RobustnessReport",
+    "RobustnessRow",
+    "describe_attacks",
+    "describe_detector",
+    "describe_in_words",
+    "evaluate_robustness",
+]
