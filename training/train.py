@@ -10,13 +10,11 @@ Every key of the recipe is an argument of the same name, and arguments on the co
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from accelerate.utils import gather_object
 from transformers import AutoConfig, CLIPProcessor
-from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging
 
 from clipn_hf import CLIPNConfig, CLIPNModel, CLIPNProcessor
@@ -31,6 +29,8 @@ from clipn_hf.training import (
     load_image_text_dataset,
     load_labelled_images,
 )
+from clipn_hf.training.data import parse_filter
+from clipn_hf.training.runs import find_last_checkpoint
 
 logger = logging.get_logger(__name__)
 
@@ -161,21 +161,6 @@ def parse_arguments(argv: Sequence[str] | None = None) -> Arguments:
     except (OSError, ValueError) as error:
         argparse.ArgumentParser(usage=USAGE).error(str(error))
     return model_args, data_args, card_args, training_args
-
-
-def parse_filter(conditions: Sequence[str] | None) -> dict[str, list[str]]:
-    """Parse conditions: `["style=noto,noto-v1"]` is `{"style": ["noto", "noto-v1"]}`.
-
-    Raises:
-        ValueError: A condition without `=`.
-    """
-    filters: dict[str, list[str]] = {}
-    for condition in conditions or []:
-        column, equals, values = condition.partition("=")
-        if not equals or not column:
-            raise ValueError(f"A filter has the form column=value or column=value,value, got {condition!r}.")
-        filters.setdefault(column.strip(), []).extend(value.strip() for value in values.split(","))
-    return filters
 
 
 def load_model(args: ModelArguments) -> tuple[CLIPNModel, CLIPNProcessor]:
@@ -334,24 +319,6 @@ def check_arguments(
     make_augmentation(data_args, (1, 1))
 
 
-def get_checkpoint(training_args: CLIPNTrainingArguments) -> str | bool | None:
-    """Read `resume_from_checkpoint` as the trainer takes it: a folder, True for the last one, or None.
-
-    "true" is None as long as no process finds a checkpoint, so that a job that is started again and again needs no
-    other arguments the first time.
-    """
-    wanted = training_args.resume_from_checkpoint
-    checkpoint = {"true": True, "false": None, "": None}.get(str(wanted).lower(), wanted)
-    if checkpoint is True:
-        folder = str(training_args.output_dir)
-        # All processes have to decide alike, also where one of them does not see the files of another.
-        if not any(gather_object([Path(folder).is_dir() and get_last_checkpoint(folder) is not None])):
-            if training_args.process_index == 0:
-                logger.warning(f"There is no checkpoint in {folder} to resume from; training starts from scratch.")
-            return None
-    return checkpoint
-
-
 def report_skipped(trainer: CLIPNTrainer) -> int:
     """Log the training pairs that no process could use, and return how many there are."""
     dataset = trainer.train_dataset
@@ -385,7 +352,7 @@ def main(
         id_labels=data_args.id_labels,
         **data,
     )
-    result = trainer.train(resume_from_checkpoint=get_checkpoint(training_args))
+    result = trainer.train(resume_from_checkpoint=find_last_checkpoint(training_args))
     metrics = {**result.metrics, "skipped_pairs": report_skipped(trainer)}
     trainer.log_metrics("train", metrics)
     trainer.save_metrics("train", metrics)

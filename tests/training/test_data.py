@@ -29,6 +29,7 @@ from clipn_hf.training import (
     load_image_text_dataset,
     load_labelled_images,
 )
+from clipn_hf.training.data import parse_filter
 from clipn_hf.training.rows import RowReader, UnusableRowError, group_id, read_image
 
 CAPTIONS = ["a cat", "a dog", "a red bird", "a blue car on the house", "a tree", "an apple"]
@@ -588,3 +589,11 @@ def test_captions_that_are_no_text_make_a_row_unusable(cell: object, kind: str) 
     assert reader.read_text({"caption": [None, "a cat"]}, np.random.default_rng(0))["caption"] == "a cat"
     with pytest.raises(UnusableRowError, match="The cell holds a value of the type int|the cell holds a value"):
         reader.read_image({"image": 3})
+
+
+def test_conditions_of_filters() -> None:
+    assert parse_filter(None) == {}
+    assert parse_filter(["style=a, b", "kind=c", "style=d"]) == {"style": ["a", "b", "d"], "kind": ["c"]}
+    for wrong in ("style", "=a"):
+        with pytest.raises(ValueError, match="A filter has the form column=value"):
+            parse_filter([wrong])

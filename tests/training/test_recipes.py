@@ -10,7 +10,7 @@ from clipn_hf import CLIPNConfig
 from clipn_hf.script_arguments import read_config
 
 ROOT = Path(__file__).parents[2]
-RECIPES = sorted((ROOT / "training" / "recipes").glob("*.yaml"))
+RECIPES = sorted((ROOT / "training" / "recipes").glob("clipn-*.yaml"))
 CHECKPOINTS = sorted((ROOT / "modeling").glob("*.yaml"))
 PROMPTS = ("no_prompt_type", "num_no_prompts", "templates", "no_templates")
 

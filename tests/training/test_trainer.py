@@ -315,6 +315,21 @@ def test_same_seed_same_result(tiny_clipn: CLIPNModel, make_trainer: MakeTrainer
         assert_same_weights(models[0], models[2])
 
 
+def test_adapters_begin_alike(tiny_clipn: CLIPNModel, make_trainer: MakeTrainer) -> None:
+    """Whatever the process drew before."""
+
+    def adapters(seed: int) -> torch.Tensor:
+        trainer = make_trainer(copy.deepcopy(tiny_clipn), tuning="lora", seed=seed)
+        parameters = trainer.model.named_parameters()
+        return torch.cat([weights.detach().flatten() for name, weights in parameters if "lora_A" in name])
+
+    torch.manual_seed(1)
+    first = adapters(seed=0)
+    torch.manual_seed(2)
+    assert torch.equal(first, adapters(seed=0))
+    assert not torch.equal(first, adapters(seed=1))
+
+
 def test_evaluation_does_not_change_the_training(
     tiny_clipn: CLIPNModel, make_trainer: MakeTrainer, pairs: Pairs
 ) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import Trainer, TrainerCallback, set_seed
 from transformers.trainer_utils import EvalLoopOutput, has_length
 from transformers.utils import logging
 
@@ -28,6 +28,7 @@ from .distributed import gather_counts, gather_rows
 from .image_cache import build_image_cache
 from .model_card import write_model_card
 from .rows import read_image
+from .runs import LogLastStepCallback, SetEpochCallback
 from .tuning import prepare_tuning, save_tuning_files
 
 logger = logging.get_logger(__name__)
@@ -144,6 +145,8 @@ class CLIPNTrainer(Trainer):
                 f"Training on one of {args.n_gpu} GPUs; start with `accelerate launch` to have a process on each."
             )
             args._n_gpu = 1
+        # Adapters begin at random, and Trainer would set the seed too late for them.
+        set_seed(args.seed)
         super().__init__(
             model=prepare_tuning(model, processing_class, args),
             args=args,
@@ -152,7 +155,7 @@ class CLIPNTrainer(Trainer):
             # Without pairs there is still something to evaluate, which Trainer has to be told.
             eval_dataset={} if eval_dataset is None and id_dataset is not None else eval_dataset,
             processing_class=processing_class,
-            callbacks=[*(callbacks or []), _SetEpochCallback(), _LogLastStepCallback()],
+            callbacks=[*(callbacks or []), SetEpochCallback(), LogLastStepCallback()],
             optimizers=optimizers,
         )
         # The loss is a mean over the batch, so Trainer has to divide it by the number of accumulation steps.
@@ -414,25 +417,3 @@ class CLIPNTrainer(Trainer):
                 tags=[tags] if isinstance(tags, str) else tags or [],
                 **details,
             )
-
-
-class _SetEpochCallback(TrainerCallback):
-    """Tells the training set which epoch begins; accelerate does so only for data without a sampler of its own."""
-
-    def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        dataset = kwargs["train_dataloader"].dataset
-        if hasattr(dataset, "set_epoch"):
-            dataset.set_epoch(int(state.epoch or 0))
-
-
-class _LogLastStepCallback(TrainerCallback):
-    """Logs what was not logged yet when training ends, so that the shortest run has its losses in log and card."""
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if args.logging_strategy != "no" and (state.global_step >= state.max_steps or control.should_training_stop):
-            control.should_log = True
-
-    # A callback may also stop the training between two epochs.
-    on_epoch_end = on_step_end

@@ -366,6 +366,27 @@ def load_labelled_images(
     return rows.rename_columns({old: new for old, new in names.items() if old != new})
 
 
+def parse_filter(conditions: Sequence[str] | None) -> dict[str, list[str]]:
+    """Parse conditions: `["style=noto,noto-v1"]` is `{"style": ["noto", "noto-v1"]}`.
+
+    Args:
+        conditions (`Sequence[str]`, *optional*): Of the form `column=value` or `column=value,value`.
+
+    Returns:
+        `dict[str, list[str]]`: The values that are kept, by column.
+
+    Raises:
+        ValueError: A condition without `=`.
+    """
+    filters: dict[str, list[str]] = {}
+    for condition in conditions or []:
+        column, equals, values = condition.partition("=")
+        if not equals or not column:
+            raise ValueError(f"A filter has the form column=value or column=value,value, got {condition!r}.")
+        filters.setdefault(column.strip(), []).extend(value.strip() for value in values.split(","))
+    return filters
+
+
 def _encode_labels(rows: datasets.Dataset, column: str, names: Sequence[str] | None) -> datasets.Dataset:
     """Turn texts into class numbers, and check that the numbers have names."""
     feature = rows.features[column]
