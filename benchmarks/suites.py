@@ -24,6 +24,7 @@ SUITES = (
     "cifar10-features",
     "cifar10-features-fitted",
     "cifar10-features-split",
+    "product-photos-features",
 )
 
 
