@@ -72,7 +72,7 @@ def test_images_without_a_detector(
     assert report["model"]["weights_sha256"] == encoder.describe()["weights_sha256"]
     assert report["model"]["dtype"] == "float32" and report["model"]["id"] == clip_folder.name
     assert {"clipn_hf", "torch"} <= report["versions"].keys()
-    assert f"Model {clip_folder.name}, float32." in text and str(clip_folder) not in text
+    assert f"Model CLIPModel of {clip_folder.name}, float32." in text and str(clip_folder) not in text
     assert "The smoothness of 5000 is made for images of 224 pixels. On these of 32" in text
 
 
@@ -125,7 +125,7 @@ def test_settings_of_the_attack_and_defences(
     run: "Command", images: Path, known: Path, clip_folder: Path, tmp_path: Path
 ) -> None:
     code, _, err = run(
-        "attack", images, "--target", known / "cat", "--labels", "cat,dog", "--method", "mcm", "--id", known,
+        "attack", images, "--target", known / "cat", "--labels", "cat,dog", "--method", "mcm", "--id", known / "dog",
         "--model", clip_folder, "--smoothness", 0, "--lr", 0.01, "--init-std", 0, "--defence", "jpeg", *FAST,
         "--output", tmp_path / "attack",
     )  # fmt: skip
@@ -166,7 +166,7 @@ def test_pictures_say_what_they_show(
     assert code == 0, err
     code, _, err = run(*common, tmp_path / "two")
     assert code == 0, err
-    name = clip_folder.name
+    name = f"CLIPModel of {clip_folder.name}"
     assert titles == [
         f"patchy attack on {name}; scores of mcm", f"smooth-5000 attack on {name}", f"patchy attack on {name}"
     ]  # fmt: skip
@@ -197,6 +197,7 @@ def test_the_report_on_a_fitted_method(
     report = read_report(output)
     assert report["images"] == {
         "ID": 6, "OOD": 5, "targets": 5, "to fit on": 48, "targets among these": 0,
+        "fitted on with targets": 53, "fitted on without": 48,
     }  # fmt: skip
     assert {row["bank"] for row in report["rows"]} == {"with targets", "without targets"}
     assert {row["defence"] for row in report["rows"]} == {"none", *DEFENCES}
@@ -252,6 +253,68 @@ def test_a_saved_detector(
     assert [record["score"] for record in report["adversarial_images"]] == pytest.approx(expected, abs=1e-4)
 
 
+def test_what_is_refused_before_the_attack(
+    run: "Command",
+    images: Path,
+    many_images: Path,
+    known: Path,
+    clip_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from clipn_hf.evaluation import adversarial, robustness
+
+    monkeypatch.setattr(adversarial, "adversarial_ood", None)
+    monkeypatch.setattr(robustness, "adversarial_ood", None)
+    common = (
+        "attack", images, "--labels", "cat,dog", "--model", clip_folder, "--smoothness", 0, *FAST,
+        "--output", tmp_path / "attack",
+    )  # fmt: skip
+    probe = ("--method", "relative_mahalanobis", "--fit-on", known, "--id", many_images)
+    code, _, err = run(*common, *probe, "--target", known / "cat")
+    assert code == 1
+    assert "Without the targets, --fit-on has no image of 'cat'; give targets of several labels" in err
+    code, _, err = run(*common, "--method", "mcm", "--id", known, "--target", known / "cat")
+    assert code == 1
+    assert "--id has 4 of 8 images that are among --target, too" in err
+    code, _, err = run(
+        *common, "--method", "nearest_neighbors", "--fit-on", images, "--id", known, "--target", many_images
+    )
+    assert code == 1
+    assert "PATH has 5 of 5 images that are among --fit-on, too" in err
+    assert not (tmp_path / "attack").exists()
+
+
+def test_images_are_not_pulled_to_themselves(run: "Command", images: Path, clip_folder: Path, tmp_path: Path) -> None:
+    code, _, err = run(
+        "attack", images, "--target", images, "--model", clip_folder, *FAST, "--output", tmp_path / "attack"
+    )
+    assert code == 1
+    assert "PATH has 5 of 5 images that are among --target, too" in err
+
+
+def test_folders_tell_which_labels_are_lost(
+    run: "Command",
+    images: Path,
+    many_images: Path,
+    known: Path,
+    clip_folder: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    code, _, err = run(
+        "attack", images, "--labels", "cat,dog", "--model", clip_folder, "--method", "nearest_neighbors",
+        "--fit-on", known, "--id", many_images, "--target", known / "cat", "--smoothness", 5000, "--smoothness",
+        5000.001, *FAST, "--defence", "jpeg", "--output", tmp_path / "attack",
+    )  # fmt: skip
+    assert code == 0, err
+    assert "has no image of 'cat', so that what is fitted without them misses more" in caplog.text
+    text = (tmp_path / "attack" / "report.md").read_text(encoding="utf-8")
+    assert "8 fitted on with targets, 4 fitted on without." in text
+    assert (tmp_path / "attack" / "smooth-5000.001").is_dir() and (tmp_path / "attack" / "smooth-5000").is_dir()
+    assert f"model CLIPModel of {clip_folder.name}" in text
+
+
 def test_a_method_that_is_fitted_for_scores_alone(
     run: "Command", images: Path, many_images: Path, known: Path, clip_folder: Path, tmp_path: Path
 ) -> None:
@@ -284,7 +347,7 @@ def test_unreadable_images_are_left_out(
     assert len(records) == 5
     code, _, err = run("attack", images / "broken.png", *options[:-1], tmp_path / "other")
     assert code == 1
-    assert "None of 1 image can be read" in err
+    assert "The only image cannot be read: " in err
     assert not (tmp_path / "other").exists()
 
 

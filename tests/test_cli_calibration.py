@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipn_hf import OODDetector, cli, records
+from clipn_hf import DualEncoder, OODDetector, cli, records
+from clipn_hf.features import extract_features
 from clipn_hf.methods import METHODS
+from clipn_hf.probing import train_linear_probe
 
 if TYPE_CHECKING:
     from conftest import Command
@@ -62,6 +64,65 @@ def test_calibrate_and_detect_with_the_detector(
     code, out, err = run("detect", images, "--detector", output, "--format", "jsonl", "--threshold", -1e9)
     assert {record["verdict"] for record in read_jsonl(out)} == {"unknown"}
     assert {record["promise"] for record in read_jsonl(out)} == {None}
+
+
+def test_a_detector_of_a_probe_is_calibrated(
+    run: Command, many_images: Path, clipn_folder: Path, tmp_path: Path
+) -> None:
+    cats, dogs = (sorted(map(str, (many_images / label).iterdir())) for label in ("cat", "dog"))
+    encoder = DualEncoder.from_pretrained(clipn_folder, device="cpu")
+    labels = ["cat"] * len(cats[:4]) + ["dog"] * len(dogs[:4])
+    features = extract_features([*cats[:4], *dogs[:4]], encoder, labels=labels)
+    probe = train_linear_probe(features, class_names=["cat", "dog"], epochs=2, device="cpu", progress=False)
+    source, output = tmp_path / "probed", tmp_path / "calibrated"
+    made = OODDetector.from_probe(encoder, probe, features)
+    made.save_pretrained(source)
+    code, _, err = run("calibrate", "--detector", source, *cats, "--output", output)
+    assert code == 1
+    assert f"The detector {source} was fitted on 4 of the 24 images of PATH" in err
+    assert not output.exists()
+
+    code, out, err = run("calibrate", "--detector", source, *cats[4:], "--output", output)
+    assert code == 0, err
+    assert "from 20 images" in out
+    assert "does not know" not in err
+    detector = OODDetector.from_pretrained(output)
+    assert detector.calibration is not None and detector.calibration.n == 20
+    assert detector.threshold == made.calibrate(cats[4:]).threshold
+    assert (detector.labels, detector.fitted_on) == (made.labels, made.fitted_on)
+    assert OODDetector.from_pretrained(source).threshold is None
+    # Once more, to the same place and to another promise
+    code, _, err = run("calibrate", "--detector", output, *dogs[4:], "--output", output, "--max-id-rejection", 0.2)
+    assert code == 0, err
+    again = OODDetector.from_pretrained(output).calibration
+    assert again is not None and again.max_id_rejection == 0.2
+
+    OODDetector.from_probe(encoder, probe).save_pretrained(source)
+    code, _, err = run("calibrate", "--detector", source, *cats[4:], "--output", output)
+    assert code == 0
+    assert "The detector does not know which images its probe was trained on" in err
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        ("--labels", "cat"), ("--labels-file", "cat.txt"), ("--model", "org/model"), ("--method", "mcm"),
+        ("--setting", "k=1"), ("--template", "{}"), ("--no-template", "{}"), ("--negatives", "n.txt"),
+        ("--fit-on", "photos"),
+    ],
+)  # fmt: skip
+def test_a_detector_has_what_else_is_given(run: Command, tmp_path: Path, option: tuple[str, str]) -> None:
+    code, _, err = run("calibrate", "--detector", tmp_path, "photos", "--output", tmp_path / "detector", *option)
+    assert code == 2
+    assert f"leave out {option[0]}" in " ".join(err.replace("│", " ").split())
+
+
+def test_a_model_is_no_detector_to_calibrate(
+    run: Command, many_images: Path, clipn_folder: Path, tmp_path: Path
+) -> None:
+    code, _, err = run("calibrate", "--detector", clipn_folder, many_images, "--output", tmp_path / "detector")
+    assert code == 1
+    assert "There is no detector at" in err
 
 
 def test_a_threshold_per_label_of_images_that_are_changed(

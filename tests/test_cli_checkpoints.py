@@ -15,7 +15,7 @@ from transformers import CLIPProcessor, SiglipConfig, SiglipModel
 
 from clipn_hf import OODDetector
 from clipn_hf.methods import METHODS
-from clipn_hf.probing import PseudoLabels
+from clipn_hf.probing import LinearProbe, PseudoLabels
 
 if TYPE_CHECKING:
     from conftest import Command
@@ -174,6 +174,28 @@ def test_convert(run: Command, tmp_path: Path) -> None:
     assert (code, "gone.pt" in err) == (1, True)
 
 
+def test_info_of_a_finetuned_detector_states_what_is_known(
+    run: Command, clipn_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+    held_out = {"best_epoch": 3, "validation_loss": 0.25, "validation_accuracy": 0.9}
+    probe = LinearProbe(OODDetector(clipn_folder, ["cat"]).dim, 2, ["cat", "dog"])
+    finetuning = {"base": "/models/me/clip", "tuning": "lora", "epochs": 2}
+    probe.trained_on = {"images": 9, "labelled": True, "date": "2026-01-01", "sha256": "0" * 64} | held_out
+    probe.trained_on["finetuning"] = finetuning
+    OODDetector.from_probe(clipn_folder, probe).save_pretrained(tmp_path / "detector")
+    code, out, err = run("info", tmp_path / "detector")
+    assert code == 0, err
+    rows = dict(re.split(r" {2,}", line.strip(), maxsplit=1) for line in out.splitlines() if line[0] != " ")
+    assert rows["settings"] == "score=msp, temperature=1.0"
+    assert rows["fitted on"] == "9 images with labels, 2026-01-01"
+    assert rows["held-out images"] == "loss 0.25, accuracy 90.0% after epoch 3, the best one, of which the probe is"
+    assert rows["fine-tuning"] == (
+        "the head was trained together with the image encoder of clip, by low-rank adapters (LoRA); epochs = 2"
+    )
+    assert "templates" not in rows
+
+
 def test_balance_of_pseudo_labels_is_told(
     run: Command, many_images: Path, clipn_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -183,7 +205,7 @@ def test_balance_of_pseudo_labels_is_told(
     monkeypatch.setattr("clipn_hf.probing.pseudo_label", lambda *_: found)
     code, _, err = run(
         "calibrate", many_images / "cat", "--fit-on", many_images / "dog", "--labels", "cat,dog", "--model",
-        clipn_folder, "--method", "plp", "--setting", "min_confidence=null", "--output", tmp_path / "detector",
+        clipn_folder, "--method", "plp", "--setting", "min_confidence=None", "--output", tmp_path / "detector",
     )  # fmt: skip
     assert code == 0, err
     told = "20 of 24 images kept; fewest 5 (dog), most 15 (cat)"

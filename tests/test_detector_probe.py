@@ -650,6 +650,12 @@ def test_warnings_name_the_line_that_fits(near_texts: PrecomputedEncoder, method
         ("react", {"temperature": 0}, "`temperature` must be positive"),
         ("react", {"percentile": 900}, "`percentile` must be between 0 and 100"),
         ("kmeans", {"distance": "l2"}, "`distance` must be one of 'cosine', "),
+        ("kmeans", {"num_clusters": 0}, "`num_clusters` must be at least 1, got 0."),
+        ("kmeans", {"num_clusters": 1, "distance": "relative_mahalanobis"}, "`num_clusters` must be at least 2 for"),
+        ("kmeans", {"seed": -1}, "`seed` must be between 0 and 2**32 - 1, got -1."),
+        ("mahalanobis", {"shrinkage": 7}, "`shrinkage` must be between 0 and 1, got 7."),
+        ("relative_mahalanobis", {"shrinkage": -1}, "`shrinkage` must be between 0 and 1, got -1."),
+        ("vim", {"principal_dims": -1}, "`principal_dims` must be at least 1, got -1."),
         ("nearest_neighbors", {"k": 0}, "`k` must be at least 1, got 0."),
         ("nearest_neighbors", {"reduction": "max"}, "`reduction` must be 'mean' or 'kth', got 'max'."),
         ("nearest_neighbors", {"backend": "numpy"}, "`backend` must be 'torch' or 'faiss', got 'numpy'."),
@@ -661,7 +667,59 @@ def test_wrong_settings_of_other_methods_are_refused_before_there_are_images(
     with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
         OODDetector(near_texts, LABELS, method, **settings)
     with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
-        OODDetector(near_texts, LABELS, method).fit(X).with_changes(**settings)
+        OODDetector(near_texts, LABELS, method).fit(X, Y).with_changes(**settings)
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "message"),
+    [
+        ("mahalanobis", {"tied": "no"}, "`tied` must be True or False, got str 'no'."),
+        ("relative_mahalanobis", {"tied": 1}, "`tied` must be True or False, got int 1."),
+        ("kmeans", {"num_clusters": 2.5}, "`num_clusters` must be a whole number, got float 2.5."),
+        ("vim", {"principal_dims": "many"}, "`principal_dims` must be a whole number, got str 'many'."),
+    ],
+)
+def test_settings_of_another_type_are_refused_before_there_are_images(
+    near_texts: PrecomputedEncoder, method: str, settings: Any, message: str
+) -> None:
+    with pytest.raises(TypeError, match=f"^{re.escape(message)}"):
+        OODDetector(near_texts, LABELS, method, **settings)
+
+
+@pytest.mark.parametrize("settings", [{"magnitude": -1}, {"magnitude": float("inf")}, {"temperature": 0}])
+def test_settings_of_odin_are_refused_before_there_are_images(encoder: DualEncoder, settings: Any) -> None:
+    with pytest.raises(ValueError, match=f"^`{next(iter(settings))}` must be"):
+        OODDetector(encoder, LABELS, "odin", **settings)
+
+
+def test_fewer_labels_than_images_are_named_as_they_were_given(encoder: DualEncoder) -> None:
+    message = "^`id_labels` must be one label per image, got 3 labels and 12 images"
+    with pytest.raises(ValueError, match=message):
+        OODDetector(encoder, LABELS, "mahalanobis").fit(pictures(12), LABELS)
+
+
+def test_card_says_what_the_probe_was_trained_on(encoder: DualEncoder, tmp_path: Path) -> None:
+    features = features_of(encoder, [LABELS[row % 3] for row in range(12)])
+    held_out = {"validation_features": X[:6], "validation_labels": Y[:6], "patience": 3}
+    probe = train_linear_probe(features, class_names=LABELS, progress=False, **SHORT, **held_out)
+    detector = OODDetector.from_probe(encoder, probe)
+    assert probe.trained_on is not None and detector.fitted_on is not None
+    told = probe.trained_on
+    assert detector.fitted_on["held_out"] == {
+        "best_epoch": told["best_epoch"],
+        "loss": told["validation_loss"],
+        "accuracy": told["validation_accuracy"],
+    }
+    detector.save_pretrained(tmp_path)
+    card = (tmp_path / "README.md").read_text()
+    assert f"| Fitted on | 12 images with labels, {told['date']}, " in card
+    assert f"after epoch {told['best_epoch']}, the best one" in card
+    # Neither scores nor predictions depend on texts.
+    assert "| Templates |" not in card
+    OODDetector(encoder, LABELS, "nearest_neighbors").fit(X).save_pretrained(tmp_path / "other")
+    other = (tmp_path / "other" / "README.md").read_text()
+    assert "| Templates |" in other
+    assert "| Fitted on | 60 images, " in other
 
 
 def test_numbers_of_numpy_are_numbers(near_texts: PrecomputedEncoder) -> None:
@@ -689,3 +747,9 @@ def test_what_is_no_embeddings_is_named(near_texts: PrecomputedEncoder, images: 
     for act in (detector.score, detector.predict, detector):
         with pytest.raises(TypeError, match=re.escape(message)):
             act(images)
+
+
+def test_only_a_fitted_detector_remembers_further_images(encoder: DualEncoder) -> None:
+    features = extract_features(pictures(3), encoder, use_cache=False, progress=False)
+    with pytest.raises(ValueError, match="was not fitted.*call `fit` first"):
+        OODDetector(encoder, LABELS, "linear_probe").remember_images(features)

@@ -643,7 +643,7 @@ def test_card_tells_of_every_kind_of_threshold(clipn_folder: Path, tmp_path: Pat
         assert f"| {group.label} | {group.threshold:.6g} | {group.n} |" in own
     assert str(calibration.ood_data_sha256) in own
     assert f"known below {calibration.known_below:.6g}, and else unsure" in own
-    assert "| Fitted on | 40 images, " in own
+    assert "| Fitted on | 40 images with labels, " in own
     assert calibration.promise in own
 
 

@@ -59,6 +59,30 @@ def test_command_line_overrides_the_file(tmp_path: Path) -> None:
     assert run == RunArguments(columns=["z"], scale=[0.5, 1.0], rate=1e-5, steps=3)
 
 
+@pytest.mark.parametrize(
+    ("argv", "name", "value"),
+    [
+        (("--limit", "null"), "limit", None),
+        (("--limit=null",), "limit", None),
+        (("--pin", "null", "--steps", "3"), "pin", None),
+        (("--report", "null"), "report", None),
+        (("--templates", "null"), "templates", None),
+        (("--templates", "null", "a"), "templates", ["null", "a"]),
+        (("--limit", "null", "--limit", "4"), "limit", 4),
+        (("--limit", "4", "--limit", "null"), "limit", None),
+        (("--save", "null"), "save", "null"),
+    ],
+)
+def test_null_on_the_command_line(argv: tuple[str, ...], name: str, value: object, tmp_path: Path) -> None:
+    model, run = parse(tmp_path, "model: a\ntemplates: [c]\nlimit: 7\npin: true\nreport: b", *argv)
+    assert getattr(model if name == "templates" else run, name) == value
+
+
+def test_null_before_positionals() -> None:
+    run, output = parse_with_config([RunArguments], ["--limit", "null", "out"], positionals={"output": "Folder."})
+    assert (run.limit, output) == (None, "out")
+
+
 def test_without_a_file() -> None:
     assert parse_with_config([ModelArguments], ["--model", "a"]) == (ModelArguments("a"),)
 

@@ -1,8 +1,9 @@
 # Copyright 2026 The clipn-hf authors
 # SPDX-License-Identifier: Apache-2.0
-"""Fine-tune the image encoder of a dual encoder as a classifier, and make an OOD detector of it.
+r"""Fine-tune the image encoder of a dual encoder as a classifier, and make an OOD detector of it.
 
-    accelerate launch training/finetune.py --config training/recipes/finetune.yaml --dataset photos --output_dir runs/a
+    accelerate launch training/finetune.py --config training/recipes/finetune.yaml --dataset photos \
+        --id_dataset test-photos --output_dir runs/finetune
 
 Every key of the recipe is an argument of the same name, and arguments on the command line come before the recipe.
 """
@@ -31,6 +32,7 @@ from clipn_hf.training.classification import (
     check_training_classes,
     embed_rows,
     load_classification_data,
+    load_encoder,
 )
 from clipn_hf.training.classification_results import (
     RESAMPLES,
@@ -155,7 +157,9 @@ def embed(
     return rows.select(features.rows.tolist()) if features.skipped else rows, features
 
 
-def probe_metrics(probe: LinearProbe, train: Features, test: Features, ood: dict[str, Features]) -> dict[str, Any]:
+def probe_metrics(
+    probe: LinearProbe, train: Features, test: Features, ood: dict[str, Features], score: str
+) -> dict[str, Any]:
     """Measure the probe on the frozen encoder."""
     with torch.inference_mode():
         return classification_metrics(
@@ -165,6 +169,7 @@ def probe_metrics(probe: LinearProbe, train: Features, test: Features, ood: dict
             probe(train.embeddings),
             torch.tensor(train.labels),
             resamples=RESAMPLES,
+            score=score,
         )
 
 
@@ -178,13 +183,13 @@ def main(
     model_args: ModelArguments, data_args: ClassificationDataArguments, training_args: FinetuningArguments
 ) -> None:
     """Train, evaluate and save."""
-    with training_args.main_process_first(desc="loading the data"):
+    with training_args.main_process_first(desc="loading data and model"):
         try:
             data = load_classification_data(data_args)
             check_training_classes(data)
+            encoder = load_encoder(model_args.model_name_or_path, training_args.device)
         except ValueError as error:
             raise SystemExit(f"error: {error}") from error
-    encoder = DualEncoder.from_pretrained(model_args.model_name_or_path, device=training_args.device)
     # The others find in the cache what the first process embeds.
     with training_args.main_process_first(desc="embedding the images"):
         train_rows, train = embed(data.train, encoder, model_args.cache_features, training_args)
@@ -201,7 +206,9 @@ def main(
         device=training_args.device,
         progress=training_args.process_index == 0 and not training_args.disable_tqdm,
     )
-    frozen = probe_metrics(probe, train, test, {name: features for name, (_, features) in ood.items()})
+    frozen = probe_metrics(
+        probe, train, test, {name: features for name, (_, features) in ood.items()}, model_args.score
+    )
 
     record: dict[str, Any] = {
         **describe_run(
@@ -263,6 +270,7 @@ def main(
         train_logits,
         torch.tensor(tuned_train.labels),
         resamples=RESAMPLES,
+        score=model_args.score,
     )
     record["training"] = {name: value for name, value in result.metrics.items() if name != "total_flos"}
     with atomic_path(folder / "metrics.json") as partial:

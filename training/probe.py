@@ -1,8 +1,9 @@
 # Copyright 2026 The clipn-hf authors
 # SPDX-License-Identifier: Apache-2.0
-"""Train linear probes on the frozen image embeddings of a dual encoder, with labels or with pseudo-labels.
+r"""Train linear probes on the frozen image embeddings of a dual encoder, with labels or with pseudo-labels.
 
-    python training/probe.py --config training/recipes/linear-probe.yaml --dataset photos --output_dir runs/probe
+    python training/probe.py --config training/recipes/linear-probe.yaml --dataset photos --id_dataset test-photos \
+        --output_dir runs/probe
 
 Every key of the recipe is an argument of the same name, and arguments on the command line come before the recipe.
 """
@@ -24,6 +25,7 @@ from clipn_hf.features import Features
 from clipn_hf.files import atomic_path
 from clipn_hf.methods import get_method
 from clipn_hf.probing import LinearProbe, PseudoLabels, few_shot_mask, pseudo_label, train_linear_probe
+from clipn_hf.probing.pseudo_labels import record_pseudo_labels
 from clipn_hf.probing.training import check_training_settings
 from clipn_hf.script_arguments import parse_with_config
 from clipn_hf.training.classification import (
@@ -31,6 +33,7 @@ from clipn_hf.training.classification import (
     check_training_classes,
     embed_rows,
     load_classification_data,
+    load_encoder,
 )
 from clipn_hf.training.classification_results import (
     RESAMPLES,
@@ -232,15 +235,24 @@ def describe_pseudo_labels(found: PseudoLabels, true_labels: Sequence[Any] | Non
     return described
 
 
+def word_pseudo_labels(found: PseudoLabels) -> str:
+    """Say how many images are kept, and how evenly they are spread over the classes."""
+    what = "are kept with their pseudo-label" if found.min_confidence is None else "have a confident pseudo-label"
+    return (
+        f"{int(found.kept.sum())} of {len(found)} images {what}; {len(found.empty_classes)} of {found.num_classes} "
+        f"classes have none. The balance over all classes is {found.balance:.3f} (1 = even)."
+    )
+
+
 def main(args: ProbeArguments, data_args: ClassificationDataArguments) -> None:
     """Embed, train, evaluate and save."""
     try:
         data = load_classification_data(data_args)
         if args.method == "linear_probe":
             check_training_classes(data)
+        encoder = load_encoder(args.model_name_or_path, args.device)
     except ValueError as error:
         raise SystemExit(f"error: {error}") from error
-    encoder = DualEncoder.from_pretrained(args.model_name_or_path, device=args.device)
     train, test, *others = (
         embed_rows(
             rows,
@@ -268,6 +280,7 @@ def main(args: ProbeArguments, data_args: ClassificationDataArguments) -> None:
         test_labels,
         {name: torch.cat([*zero_shot_logits(part.embeddings, text, encoder)]) for name, part in ood.items()},
         resamples=RESAMPLES,
+        score=args.score,
     )
     record["zero_shot"] = zero_shot
     features, pseudo_labels = train, None
@@ -275,20 +288,14 @@ def main(args: ProbeArguments, data_args: ClassificationDataArguments) -> None:
         found = pseudo_label(zero_shot_logits(train.embeddings, text, encoder), args.min_confidence or None)
         record["pseudo_labels"] = describe_pseudo_labels(found, train.labels)
         features, targets = train.select(found.kept), found.labels[found.kept]
-        pseudo_labels = {
-            "min_confidence": found.min_confidence,
-            "templates": templates,
-            "kept": len(targets),
-            "of": len(found),
-        }
-        logger.warning(
-            f"{len(targets)} of {len(found)} images have a confident pseudo-label, and "
-            f"{len(found.empty_classes)} of {len(data.labels)} classes have none; the balance of the others is "
-            f"{found.balance:.3f} (1 = even)."
+        pseudo_labels = record_pseudo_labels(
+            found.counts, found.kept_counts, found.min_confidence, data.labels, templates
         )
+        logger.warning(word_pseudo_labels(found))
     else:
         targets = torch.tensor(train.labels)
-    validation = None
+    validation, held_out = None, torch.zeros_like(targets, dtype=torch.bool)
+    every, every_targets = features, targets
     if args.validation_fraction:
         held_out = hold_out(targets, args.validation_fraction)
         if not held_out.any():
@@ -304,23 +311,25 @@ def main(args: ProbeArguments, data_args: ClassificationDataArguments) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     summaries = {"zero-shot": summarize_metrics([zero_shot])}
     record["probes"] = []
-    chosen: tuple[LinearProbe, Features, Tensor] | None = None
+    chosen: tuple[LinearProbe, Features, Tensor, Tensor] | None = None
     # All images come last, however many they are.
     for shots in sorted(args.shots, key=lambda number: number or float("inf")):
         runs = []
-        seen = set()
+        made = set()
         for seed in args.seeds:
             mask = few_shot_mask(targets, shots, seed) if shots else torch.ones_like(targets, dtype=torch.bool)
+            seen_rows = held_out.clone()
+            seen_rows[~held_out] = mask
             own, own_targets = features.select(mask), targets[mask]
             # Seeds draw images, and their order where there are several batches.
             drawn = (mask.numpy().tobytes(), seed if len(own) > args.batch_size else None)
-            if drawn in seen:
+            if drawn in made:
                 logger.warning(
                     f"Seed {seed} makes the same probe of {describe_shots(shots, targets)} as a seed before it: the "
                     "images are the same and fit into one batch. It is left out."
                 )
                 continue
-            seen.add(drawn)
+            made.add(drawn)
             probe = train_probe(own, own_targets, data.labels, seed, args, validation)
             if pseudo_labels is not None:
                 probe.trained_on = {**(probe.trained_on or {}), "labelled": False, "pseudo_labels": pseudo_labels}
@@ -331,6 +340,7 @@ def main(args: ProbeArguments, data_args: ClassificationDataArguments) -> None:
                 compute_logits(probe, own.embeddings),
                 own_targets,
                 resamples=RESAMPLES,
+                score=args.score,
             )
             name = f"probes/{f'shots-{shots}' if shots else 'all'}-seed-{seed}"
             probe.save_pretrained(folder / name)
@@ -339,17 +349,22 @@ def main(args: ProbeArguments, data_args: ClassificationDataArguments) -> None:
             )
             runs.append(metrics)
             if seed == args.seeds[0]:
-                chosen = (probe, own, own_targets)
+                chosen = (probe, own, own_targets, seen_rows)
         summaries[f"{args.method}, {describe_shots(shots, targets)}"] = summarize_metrics(runs)
     record["summary"] = summaries
     with atomic_path(folder / "metrics.json") as partial:
         partial.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
     assert chosen is not None
-    probe, own, own_targets = chosen
+    probe, own, own_targets, seen_rows = chosen
     detector = OODDetector.from_probe(
         encoder, probe, own, own_targets.tolist(), templates=args.templates, score=args.score
     )
+    if args.method == "plp":
+        detector.remember_images(train, None)
+    elif validation is not None:
+        names = [data.labels[target] for target in every_targets[seen_rows]]
+        detector.remember_images(every.select(seen_rows), names)
     detector.save_pretrained(folder / "detector", include_weights=False)
     print(format_metrics(summaries))
     print(f"\nWritten to {folder}: metrics.json, probes/, and the detector in detector/.")

@@ -5,7 +5,7 @@
 import contextlib
 import json
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -210,17 +210,7 @@ def attack(
     id_files = found_images(id_images, recursive=True) if id_images else []
     fit_files = found_images(fit_on, recursive=True) if fit_on else []
     unreadable = _report_unreadable([*ood_files, *target_files, *id_files, *fit_files])
-    unpaired = 0
-    are_pairs, unpaired = len(ood_files) == len(target_files), 0
-    pairs = list(zip(ood_files, target_files, strict=True)) if are_pairs else []
-    ood_files, target_files = _readable(ood_files, unreadable), _readable(target_files, unreadable)
-    if are_pairs:
-        # An image whose target cannot be read must not be pulled to that of another one.
-        kept = [pair for pair in pairs if unreadable.isdisjoint(pair)]
-        if not kept:
-            raise ValueError(f"Of none of {counted(len(pairs), 'pair')} of image and target both can be read.")
-        unpaired = len(ood_files) + len(target_files) - 2 * len(kept)
-        ood_files, target_files = [ood for ood, _ in kept], [target for _, target in kept]
+    ood_files, target_files, unpaired = _pairs(ood_files, target_files, unreadable)
     id_files, fit_files = _readable(id_files, unreadable), _readable(fit_files, unreadable)
     check_device(device)
 
@@ -247,67 +237,53 @@ def attack(
     else:
         encoder = judge.image_encoder
 
-    from .evaluation.adversarial import adversarial_ood
-
+    attacking: dict[str, Any] = {
+        "steps": steps,
+        "lr": lr,
+        "init_std": init_std,
+        "batch_size": batch_size,
+        "seed": seed,
+    }
     words = {
         "`dtype=torch.float32`": "weights in float32",
         "`id_images`": "--id",
         "`ood_images`": "PATH",
+        "`images`": "PATH",
         "`fit_images`": "--fit-on",
         "pass them as `target_labels`": "put each into a folder that is called by its label",
         "`targets`": "--target",
         "`seed`": "--seed",
     }
-    fit_labels = target_labels = None
-    if judge is not None and fit_files and "training_labels" in judge.method.needs:
-        fit_labels = labels_of_folders(fit_files, judge.labels)
-        folders = [Path(file).resolve().parent.name for file in target_files]
-        # Those that are among the images to fit on need none.
-        target_labels = folders if {*folders} <= {*judge.labels} else None
     with rewording(words), naming_settings(chosen):
-        attacks = [
-            adversarial_ood(
-                ood_files,
-                target_files,
-                encoder,
-                steps=steps,
-                lr=lr,
-                init_std=init_std,
-                smoothness=weight,
-                batch_size=batch_size,
-                seed=seed,
-            )
-            for weight in weights
-        ]
         found: RobustnessReport | None = None
         scores: dict[str, Sequence[float]] = {}
         about = None
         if judge is not None and id_files:
-            from .evaluation.robustness import CLEAN, evaluate_robustness
-
-            found = evaluate_robustness(
-                judge,
-                id_files,
-                ood_files,
-                target_files,
-                fit_images=fit_files or None,
-                fit_labels=fit_labels,
-                target_labels=target_labels,
-                defences=defences or DEFENCES,
-                attacks=attacks,
-                batch_size=batch_size,
-                seed=seed,
+            found = _measure(
+                judge, id_files, ood_files, target_files, fit_files, weights, defences or DEFENCES, attacking
             )
-            scores = {"": found.row(CLEAN).ood_scores.tolist()}
-            scores |= {one.name: found.row(one.name).ood_scores.tolist() for one in attacks}
+            attacks = found.attacks
+            scores = _scores_of(found)
             bank = found.rows[0].bank
             about = judge.method.name + ("" if bank is None else f", {bank}")
-        elif judge is not None:
-            if fit_files:
+        else:
+            from .evaluation.adversarial import adversarial_ood
+            from .evaluation.robustness import saying_once
+
+            if judge is not None and fit_files:
+                needs_labels = "training_labels" in judge.method.needs
+                fit_labels = labels_of_folders(fit_files, judge.labels) if needs_labels else None
+                # Before the attack, so that what cannot be fitted costs no time.
                 judge = judge.with_changes(threshold=None).fit(fit_files, fit_labels, batch_size=batch_size)
-            scores = {"": judge.score(ood_files, batch_size).tolist()}
-            scores |= {one.name: judge.score(one.to_pil(), batch_size).tolist() for one in attacks}
-            about = judge.method.name
+            with saying_once():
+                attacks = [
+                    adversarial_ood(ood_files, target_files, encoder, smoothness=weight, **attacking)
+                    for weight in weights
+                ]
+            if judge is not None:
+                scores = {"": judge.score(ood_files, batch_size).tolist()}
+                scores |= {one.name: judge.score(one.to_pil(), batch_size).tolist() for one in attacks}
+                about = judge.method.name
     with atomic_path(output) as partial:
         partial.mkdir()
         _write(partial, attacks, ood_files, target_files, encoder, judge, scores, about, found)
@@ -318,6 +294,72 @@ def attack(
         more = f", and {counted(unpaired, 'image')} paired with such" if unpaired else ""
         report(f"Left out: {counted(len(unreadable), 'image')} that could not be read{more}")
         raise typer.Exit(3)
+
+
+def _measure(
+    judge: "OODDetector",
+    id_files: Sequence[str],
+    ood_files: Sequence[str],
+    target_files: Sequence[str],
+    fit_files: Sequence[str],
+    weights: Sequence[float],
+    defences: Sequence[str],
+    attacking: Mapping[str, Any],
+) -> "RobustnessReport":
+    """Attack, and measure what is left of a detector."""
+    from .evaluation.robustness import evaluate_robustness
+
+    fit_labels = target_labels = None
+    if fit_files and judge.method.fit is not None:
+        if "training_labels" in judge.method.needs:
+            fit_labels = labels_of_folders(fit_files, judge.labels)
+        else:
+            # To warn of labels that are left without images.
+            fit_labels = _folders_called_by(judge.labels, fit_files)
+        # Those that are among the images to fit on need none.
+        target_labels = _folders_called_by(judge.labels, target_files)
+    return evaluate_robustness(
+        judge,
+        id_files,
+        ood_files,
+        target_files,
+        fit_images=fit_files or None,
+        fit_labels=fit_labels,
+        target_labels=target_labels,
+        smoothness=weights,
+        defences=defences,
+        **attacking,
+    )
+
+
+def _folders_called_by(labels: Sequence[str], files: Sequence[str]) -> list[str] | None:
+    """The names of the folders of images, if all are labels."""
+    folders = [Path(file).resolve().parent.name for file in files]
+    return folders if {*folders} <= {*labels} else None
+
+
+def _scores_of(found: "RobustnessReport") -> dict[str, Sequence[float]]:
+    """OOD-ness of the images before, by no name, and after each attack, by its name."""
+    from .evaluation.robustness import CLEAN
+
+    after = {one.name: found.row(one.name).ood_scores.tolist() for one in found.attacks}
+    return {"": found.row(CLEAN).ood_scores.tolist(), **after}
+
+
+def _pairs(
+    ood_files: Sequence[str], target_files: Sequence[str], unreadable: Collection[str]
+) -> tuple[list[str], list[str], int]:
+    """Leave out images that cannot be read, and those paired with them, which are counted."""
+    ood, targets = _readable(ood_files, unreadable), _readable(target_files, unreadable)
+    if len(ood_files) != len(target_files):
+        return ood, targets, 0
+    # An image whose target cannot be read must not be pulled to that of another one.
+    pairs = list(zip(ood_files, target_files, strict=True))
+    kept = [pair for pair in pairs if {*unreadable}.isdisjoint(pair)]
+    if not kept:
+        raise ValueError(f"Of none of {counted(len(pairs), 'pair')} of image and target both can be read.")
+    unpaired = len(ood) + len(targets) - 2 * len(kept)
+    return [one for one, _ in kept], [target for _, target in kept], unpaired
 
 
 def _check_folder(output: Path) -> None:
@@ -371,7 +413,8 @@ def _readable(files: Sequence[str], unreadable: Collection[str]) -> list[str]:
     """Select the images that can be read, at least one if there are any."""
     readable = [file for file in files if file not in unreadable]
     if files and not readable:
-        raise ValueError(f"None of {counted(len(files), 'image')} can be read: {first_ones(files)}.")
+        what = "The only image cannot" if len(files) == 1 else f"None of {len(files):,} images can"
+        raise ValueError(f"{what} be read: {first_ones(files)}.")
     return readable
 
 
@@ -390,11 +433,10 @@ def _write(
     from .evaluation.adversarial_pictures import MAX_ROWS, draw_similarities, side_by_side
     from .evaluation.provenance import describe_encoder, list_versions
     from .evaluation.results import slug
-    from .evaluation.robustness import describe_attacks, describe_detector, describe_in_words
-    from .evaluation.tables import public_name
+    from .evaluation.robustness import describe_attacks, describe_detector, describe_in_words, name_model
 
     model = describe_encoder(encoder)
-    name_of_model = public_name(model["id"] or model["class"])
+    name_of_model = name_model(model)
     records = []
     pictures = []
     for one in attacks:

@@ -22,6 +22,7 @@ from .cli_options import (
     Settings,
     Templates,
     alternatives,
+    check_needless,
     check_negatives,
     counted,
     describe_promise,
@@ -29,6 +30,7 @@ from .cli_options import (
     found_images,
     known_labels,
     labels_of_folders,
+    load_detector,
     make_detector,
     method_option,
     named_method,
@@ -74,6 +76,16 @@ def calibrate(
     ] = None,
     labels: Labels = None,
     labels_file: LabelsFile = None,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--detector",
+            metavar="DETECTOR",
+            help="Folder or Hub id of a detector to calibrate anew, such as that of a linear probe, in place of "
+            "labels, model, method, settings, texts and images to fit on.",
+            show_default=False,
+        ),
+    ] = None,
     model: Model = None,
     method: Annotated[str | None, method_option(METHODS)] = None,
     settings: Settings = None,
@@ -133,8 +145,24 @@ def calibrate(
     recursive: Recursive = False,
 ) -> None:
     """Make a detector: find the threshold from images of known things, and save it with all it needs."""
-    if (labels is None) == (labels_file is None):
-        raise typer.BadParameter("Exactly one of the two is needed.", param_hint="'--labels' / '--labels-file'")
+    if source is not None:
+        check_needless(
+            {
+                "--labels": labels,
+                "--labels-file": labels_file,
+                "--model": model,
+                "--method": method,
+                "--setting": settings,
+                "--template": templates,
+                "--no-template": no_templates,
+                "--negatives": negatives,
+                "--fit-on": fit_on,
+            }
+        )
+    elif (labels is None) == (labels_file is None):
+        raise typer.BadParameter(
+            "Exactly one of them is needed.", param_hint="'--labels' / '--labels-file' / '--detector'"
+        )
     given = {name for name in context.params if _is_given(context, name)}
     if guess:
         needless = {
@@ -168,14 +196,17 @@ def calibrate(
     ):
         if share is not None and not 0 < share < 1:
             raise ValueError(f"`{option}` must be between 0 and 1, such as 0.05, got {share:g}.")
-    known = known_labels(labels, labels_file)
-    row = named_method(method)
+    loaded = None if source is None else load_detector(source, device)
+    known = known_labels(labels, labels_file) if loaded is None else loaded.labels
+    row = named_method(method) if loaded is None else loaded.method
+    if loaded is not None:
+        loaded.check_fitted()
     if guess and row.text_contrast is None:
         able = alternatives(name for name, other in METHODS.items() if other.text_contrast is not None)
         raise ValueError(f"The scores of method {row.name} cannot be guessed from texts; use --method {able}.")
-    if row.fit is None and fit_on:
+    if loaded is None and row.fit is None and fit_on:
         raise ValueError(f"Method {row.name} learns nothing from images; leave out --fit-on.")
-    if row.fit is not None and not fit_on:
+    if loaded is None and row.fit is not None and not fit_on:
         raise ValueError(
             f"Method {row.name} is fitted on images; name some by --fit-on, other ones than those of PATH."
         )
@@ -185,8 +216,8 @@ def calibrate(
     files = found_images(paths or (), recursive) if not guess else []
     fitted_files = found_images(fit_on, recursive=True) if fit_on else []
     unknown_files = found_images(ood_images, recursive) if ood_images else []
-    folders = labels_of_folders(fitted_files, known) if "training_labels" in row.needs else None
-    detector = make_detector(
+    folders = labels_of_folders(fitted_files, known) if fit_on and "training_labels" in row.needs else None
+    detector = loaded or make_detector(
         model,
         known,
         row,
@@ -210,9 +241,15 @@ def calibrate(
         images = _read_images(files, detector.image_encoder, batch_size)
         unreadable += images.unreadable
         if seen := detector.count_fitted(images.files):
+            fitted = "--fit-on has" if source is None else f"The detector {source} was fitted on"
             raise ValueError(
-                f"--fit-on has {seen:,} of the {counted(len(images.files), 'image')} of PATH, whose scores then are "
+                f"{fitted} {seen:,} of the {counted(len(images.files), 'image')} of PATH, whose scores then are "
                 "not those of new images; calibrate with others."
+            )
+        if not detector.knows_fitted_images:
+            report(
+                "The detector does not know which images its probe was trained on, and so cannot refuse them: see to "
+                "it that there are none among those of PATH."
             )
         needed = _images_needed(max_id_rejection, rule, delta)
         _check_enough(len(images.files), needed, "known", "--max-id-rejection", max_id_rejection)

@@ -190,21 +190,29 @@ def _describe_templates(texts: "DualEncoder | OODDetector", encoder: "DualEncode
 
 
 def _describe_detector(detector: "OODDetector") -> dict[str, str]:
+    from .detector_card import describe_finetuning, describe_held_out
+
     rows = {
         "labels": f"{len(detector.labels):,}: {first_ones(detector.labels)}",
         "method": f"{detector.method.name}, {detector.method.title}",
     }
     bank = detector.negatives
-    if detector.settings:
-        settings = effective_settings(detector.settings, None if bank is None else len(bank))
+    if detector.known_settings:
+        settings = effective_settings(detector.known_settings, None if bank is None else len(bank))
         rows["settings"] = ", ".join(f"{name}={value}" for name, value in settings.items())
     if bank is not None:
         how = "as given" if bank.mined_for is None else f"mined from {bank.settings['corpus']}"
         rows["negative labels"] = printable(f"{len(bank):,} {how}: {first_ones(bank.labels)}")
-    rows |= _describe_templates(detector, detector.image_encoder)
+    # A classifier of its own names the labels, too.
+    if detector.method.uses_text or detector.method.classify is None:
+        rows |= _describe_templates(detector, detector.image_encoder)
     if fitted := detector.fitted_on:
         labelled = " with labels" if fitted["labelled"] else ""
         rows["fitted on"] = f"{counted(fitted['images'], 'image')}{labelled}, {fitted['date']}"
+        if held_out := fitted.get("held_out"):
+            rows["held-out images"] = describe_held_out(held_out)
+        if finetuning := fitted.get("finetuning"):
+            rows["fine-tuning"] = printable(describe_finetuning(finetuning))
         if pseudo_labels := fitted.get("pseudo_labels"):
             rows["pseudo-labels"] = printable(describe_balance(pseudo_labels))
     calibration = detector.calibration

@@ -185,7 +185,7 @@ def named_method(name: str | None, methods: Mapping[str, Method] = METHODS) -> M
 
 
 def read_settings(method: Method, texts: Sequence[str] | None) -> dict[str, Any]:
-    """Read what was given as `--setting`: numbers, true, false and null as in JSON, everything else as a word."""
+    """Read what was given as `--setting`: as in JSON, or None; everything else is a word."""
     settings: dict[str, Any] = {}
     defaults = method.settings
     for text in texts or ():
@@ -199,7 +199,8 @@ def read_settings(method: Method, texts: Sequence[str] | None) -> dict[str, Any]
             raise ValueError(f"`--setting {text}`: method {method.name} has no setting {name}{suggestion} {listed}")
         if name in settings:
             raise ValueError(f"`--setting {name}` is given twice; give one value.")
-        value = read_value(word)
+        # As Python words it, and what advice says that is written for both.
+        value = None if word in ("none", "None") else read_value(word)
         if isinstance(defaults[name], bool) and not isinstance(value, bool):
             raise ValueError(f"`--setting {name}` must be true or false, got {word!r}.")
         settings[name] = value

@@ -84,6 +84,8 @@ _CALLING = ("top_k", "batch_size", "top_negatives")
 _FITTED_ON = ("images", "labelled", "date", "sha256")
 # Further ones, of a probe that was trained otherwise than `fit` trains it.
 _HOW_FITTED = ("pseudo_labels", "finetuning")
+# Of a probe that was trained until it no longer got better on images that were held out, as `fitted_on` calls it.
+_HELD_OUT = {"best_epoch": "best_epoch", "loss": "validation_loss", "accuracy": "validation_accuracy"}
 # What a change of is one change: one of them may be right only with another.
 _TEXTS = ("labels", "templates", "no_templates", "negatives")
 # Prefixes of the names under which tensors of a method, and of its negative labels, are saved.
@@ -128,7 +130,8 @@ class OODDetector(DetectorState):
     Attributes:
         fitted_on (`dict` or `None`):
             On what the method was fitted: `"images"`, `"labelled"`, `"date"`, `"sha256"`. Of a probe also its
-            `"pseudo_labels"` or its `"finetuning"`, where it has such.
+            `"pseudo_labels"` or its `"finetuning"`, and `"held_out"`, how well it did in its best epoch on images that
+            were held out, where it has such.
 
     Raises:
         TypeError: Labels, templates or negative labels that are not texts, a threshold that is not a number, a setting
@@ -346,7 +349,7 @@ class OODDetector(DetectorState):
         if id_labels is None and isinstance(id_images, Features) and "training_labels" in self.method.needs:
             id_labels = id_images.labels
         positions = None if id_labels is None else label_positions(id_labels, self.labels)
-        embeddings, digests, positions = embed_images(self, id_images, positions, batch_size, use_cache)
+        embeddings, digests, positions = self._embed_to_learn(id_images, positions, batch_size, use_cache)
         classes = None if positions is None else torch.tensor(positions, dtype=torch.int64)
         labels = self.labels
         inputs = TrainingInputs(
@@ -533,6 +536,25 @@ class OODDetector(DetectorState):
         self._calibration = Calibration(threshold, None, "text", len(self.labels), date=_today())
         logger.warning(f"The threshold is {threshold:g}. {self._calibration.promise}")
         return self._calibration
+
+    def remember_images(self, features: Features, names: Sequence[str] | None = None) -> None:
+        """Take images for those that the method was fitted on, beside those that it was.
+
+        For images that the method depends on otherwise: that chose the epoch of a probe, or were filtered out.
+        `calibrate` refuses them from then on, and `fitted_on` counts them.
+
+        Args:
+            features ([`~clipn_hf.features.Features`]): All images that the method depends on.
+            names (`Sequence[str]`, *optional*): The label of each, if it was known.
+
+        Raises:
+            ValueError: The method was not fitted.
+        """
+        if self.fitted_on is None:
+            raise ValueError("The method was not fitted, so that it depends on no images; call `fit` first.")
+        digests = [bytes.fromhex(digest) for digest in features.digests]
+        self.fitted_on = {**self.fitted_on, "images": len(digests), "sha256": data_digest(digests, names)}
+        self._fitted_digests |= {*digests, *row_digests(features.embeddings)}
 
     @property
     def knows_fitted_images(self) -> bool:
@@ -902,6 +924,8 @@ class OODDetector(DetectorState):
             )
         detector._state = probe_state(probe)
         detector.fitted_on = {name: trained_on[name] for name in (*_FITTED_ON, *_HOW_FITTED) if name in trained_on}
+        if all(name in trained_on for name in _HELD_OUT.values()):
+            detector.fitted_on["held_out"] = {name: trained_on[own] for name, own in _HELD_OUT.items()}
         detector._unstated_settings = frozenset(method.settings) - {*told, *SCORE_SETTINGS}
         if id_images is not None:
             detector._learn_training_images(id_images, id_labels)
@@ -917,7 +941,7 @@ class OODDetector(DetectorState):
             raise ValueError("`id_images` need the labels that the probe was trained with; give them as `id_labels`.")
         labels = self.labels
         positions = label_positions(id_labels, labels)
-        embeddings, digests, known = embed_images(self, id_images, positions, 32, True)
+        embeddings, digests, known = self._embed_to_learn(id_images, positions, 32, True)
         assert known is not None
         # It may have been trained on mere embeddings of the same images.
         of_rows = row_digests(embeddings)
@@ -931,6 +955,17 @@ class OODDetector(DetectorState):
         self._fitted_digests = frozenset([*digests, *of_rows])
         if self.settings["score"] == "relative_mahalanobis":
             self._state = add_gaussians(self._state, normalize(embeddings, dim=1), torch.tensor(known))
+
+    def _embed_to_learn(
+        self, id_images: Any, positions: list[int] | None, batch_size: int, use_cache: bool
+    ) -> tuple[Tensor, list[bytes], list[int] | None]:
+        try:
+            return embed_images(self, id_images, positions, batch_size, use_cache)
+        except ValueError as error:
+            message = str(error)
+            if not message.startswith("`labels` "):
+                raise
+            raise ValueError(message.replace("`labels`", "`id_labels`", 1)) from error
 
     def _check_judged(self, images: Any) -> None:
         """Check that images, of which there may be embeddings alone, can be judged."""

@@ -3,8 +3,6 @@
 """The card of a detector: which images it knows, how it decides, and what its threshold promises."""
 
 import json
-import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from transformers.utils import logging
 from transformers.utils.peft_utils import ADAPTER_CONFIG_NAME
 
 from .files import atomic_path
+from .hub_names import is_hub_id, public_name
 from .methods import get_method
 from .methods.neglabel import effective_settings
 
@@ -67,27 +66,28 @@ def detector_card(values: Mapping[str, Any], repo_id: str, adapter_base: str | N
         library_name="transformers" if adapter_base is None else "peft",
         pipeline_tag="zero-shot-image-classification",
         tags=["clipn_hf", "ood-detection", "out-of-distribution"],
-        base_model=base if base and _is_on_hub(base) else None,
+        base_model=base if base and is_hub_id(base) else None,
     )
     labels = values["labels"]
     listed = ", ".join(f"`{_inline(label)}`" for label in labels[:_MAX_LABELS])
     more = f" and {len(labels) - _MAX_LABELS:,} more" if len(labels) > _MAX_LABELS else ""
     in_effect = effective_settings(values["settings"], None if negatives is None else negatives["count"])
     settings = ", ".join(f"`{name}` = {value}" for name, value in in_effect.items())
+    # A classifier of its own names the labels, too.
+    reads_texts = method.uses_text or method.classify is None
     rows = {
         "Method": f"{method.title} (`{method.name}`), [{method.reference}](https://arxiv.org/abs/{method.reference})",
         "Settings": settings or None,
         "Model": f"{model['class']} `{_inline(model['id'] or 'without a name')}`"
         + (f", revision `{model['revision']}`" if model["revision"] else "")
-        + ("" if adapter_base is None else f", an adapter for `{_inline(_public_name(adapter_base))}`"),
-        "Fine-tuning": None if finetuning is None else _finetuning(finetuning),
+        + ("" if adapter_base is None else f", an adapter for `{_inline(public_name(adapter_base))}`"),
+        "Held-out images": describe_held_out(fitted["held_out"]) if "held_out" in fitted else None,
+        "Fine-tuning": None if finetuning is None else describe_finetuning(finetuning, "`"),
         "Pseudo-labels": None if pseudo_labels is None else _pseudo_labels(pseudo_labels),
-        "Templates": _texts(values["used_templates"]),
-        '"No" templates': _texts(values["used_no_templates"]),
+        "Templates": _texts(values["used_templates"]) if reads_texts else None,
+        '"No" templates': _texts(values["used_no_templates"]) if reads_texts else None,
         "Negative labels": _negatives(negatives),
-        "Fitted on": f"{fitted['images']:,} images, {fitted['date']}, SHA-256 `{fitted['sha256'][:16]}…`"
-        if fitted
-        else None,
+        "Fitted on": _fitted_on(fitted) if fitted else None,
     }
     explanation = "" if negatives is None else ', "negatives": […]'
     table = "\n".join(f"| {name} | {_cell(value)} |" for name, value in rows.items() if value)
@@ -165,15 +165,44 @@ def _negatives(negatives: Mapping[str, Any] | None) -> str | None:
     )
 
 
-def _finetuning(finetuning: Mapping[str, Any]) -> str:
+def _fitted_on(fitted: Mapping[str, Any]) -> str:
+    labelled = " with labels" if fitted["labelled"] else ""
+    return f"{fitted['images']:,} images{labelled}, {fitted['date']}, SHA-256 `{fitted['sha256'][:16]}…`"
+
+
+def describe_finetuning(finetuning: Mapping[str, Any], quote: str = "") -> str:
+    """Word how the head of a detector was trained together with its image encoder.
+
+    Args:
+        finetuning (`Mapping`): As `OODDetector.fitted_on` has it.
+        quote (`str`, *optional*, defaults to `""`): What to put around names.
+
+    Returns:
+        `str`
+    """
     how = {"full": "all of it", "lora": "by low-rank adapters (LoRA)"}
     base = finetuning.get("base")
     settings = {name: value for name, value in finetuning.items() if name not in ("tuning", "base", "base_sha256")}
-    listed = ", ".join(f"`{name}` = {value}" for name, value in settings.items())
+    listed = ", ".join(f"{quote}{name}{quote} = {value}" for name, value in settings.items())
     tuning = how.get(finetuning["tuning"], str(finetuning["tuning"]))
-    origin = f" of `{_inline(_public_name(base))}`" if base else ""
+    origin = f" of {quote}{_inline(public_name(base))}{quote}" if base else ""
     return f"the head was trained together with the image encoder{origin}, {tuning}" + (
         f"; {listed}" if listed else ""
+    )
+
+
+def describe_held_out(held_out: Mapping[str, Any]) -> str:
+    """Word what the images say that were held out from the training of a probe.
+
+    Args:
+        held_out (`Mapping`): As `OODDetector.fitted_on` has it.
+
+    Returns:
+        `str`: Such as `"loss 0.31, accuracy 91.0% after epoch 12, the best one, of which the probe is"`.
+    """
+    return (
+        f"loss {held_out['loss']:.4g}, accuracy {held_out['accuracy']:.1%} after epoch {held_out['best_epoch']}, the "
+        "best one, of which the probe is"
     )
 
 
@@ -203,15 +232,6 @@ def _is_hub_id(model: Mapping[str, Any]) -> bool:
     return bool(model["revision"]) and str(model["id"]).count("/") == 1
 
 
-def _is_on_hub(name: str) -> bool:
-    return re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None and not os.path.exists(name)
-
-
-def _public_name(name: str) -> str:
-    # Of a path, the rest tells of somebody's machine.
-    return name if _is_on_hub(name) else os.path.basename(os.path.normpath(name))
-
-
 def _texts(texts: list[str] | None) -> str | None:
     return None if texts is None else ", ".join(f"`{_inline(text)}`" for text in texts)
 
@@ -224,4 +244,11 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|")
 
 
-__all__ = ["CARD_NAME", "detector_card", "is_own_card", "write_detector_card"]
+__all__ = [
+    "CARD_NAME",
+    "describe_finetuning",
+    "describe_held_out",
+    "detector_card",
+    "is_own_card",
+    "write_detector_card",
+]

@@ -9,6 +9,7 @@ the file.
 import argparse
 import difflib
 import re
+import sys
 import types
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields
@@ -32,6 +33,7 @@ def parse_with_config(
     Args:
         dataclass_types (`Sequence[type]`): Dataclasses as [`~transformers.HfArgumentParser`] takes them.
         argv (`Sequence[str]`, *optional*): The command line without its first word. Defaults to that of the process.
+            `null` means no value, as in the file, where there may be none.
         positionals (`Mapping[str, str]`, *optional*): Positional arguments, name and help; always given, always texts.
         other_keys (`Collection[str]`, *optional*):
             Keys that the file may have beside the arguments, because another script reads them. They are passed over.
@@ -65,6 +67,7 @@ def parse_with_config(
     for name, text in positionals.items():
         parser.add_argument(name, help=text)
     parser.add_argument("--config", help="YAML file with values for any of the options.")
+    argv, nulls = _take_nulls(parser, sys.argv[1:] if argv is None else argv)
     first = argparse.ArgumentParser(prog=parser.prog, usage=parser.usage, add_help=False, allow_abbrev=False)
     first.add_argument("--config")
     path = first.parse_known_args(argv)[0].config
@@ -73,6 +76,7 @@ def parse_with_config(
             _set_defaults(parser, read_config(path), other_keys)
         except (OSError, ValueError, yaml.YAMLError) as error:
             parser.error(f"--config {path}: {error}")
+    parser.set_defaults(**dict.fromkeys(nulls))
     # Before the dataclasses are made, whose complaints about values would hide that a name is misspelt.
     _, unknown = parser.parse_known_args(argv)
     if unknown:
@@ -132,12 +136,50 @@ _Loader.add_implicit_resolver(
 )
 
 
-def _set_defaults(parser: HfArgumentParser, values: Mapping[str, Any], other_keys: Collection[str]) -> None:
-    """Make the values of a file the defaults of the parser."""
+def _type_hints(parser: HfArgumentParser) -> dict[str, Any]:
     hints: dict[str, Any] = {}
     for kind in parser.dataclass_types:
         own: dict[str, Any] = get_type_hints(kind)
         hints |= {item.name: own[item.name] for item in fields(kind) if item.init}
+    return hints
+
+
+def _take_nulls(parser: HfArgumentParser, argv: Sequence[str]) -> tuple[list[str], set[str]]:
+    """Take from a command line the options whose one value is `null`, where there may be none; say which they are."""
+    hints = _type_hints(parser)
+    optional = {
+        option: action
+        for action in parser._actions
+        for option in action.option_strings
+        if types.NoneType in get_args(hints.get(action.dest))
+    }
+    words, parts, nulls = list(argv), list[tuple[str | None, list[str]]](), set[str]()
+    while words:
+        option, equals, value = words[0].partition("=")
+        if (action := optional.get(option)) is None:
+            parts.append((None, [words.pop(0)]))
+            continue
+        end = next((place for place, word in enumerate(words) if place and word.startswith("--")), len(words))
+        end = 1 if equals else end if action.nargs == "+" else min(end, 2)
+        # The last one counts, as of other values.
+        if ([value] if equals else words[1:end]) == ["null"]:
+            nulls.add(action.dest)
+            action.required = False
+        else:
+            nulls.discard(action.dest)
+        parts.append((action.dest, words[:end]))
+        del words[:end]
+    given = [
+        part
+        for name, part in parts
+        if name not in nulls and part[1:] != ["null"] and not (name is not None and part[0].endswith("=null"))
+    ]
+    return [word for part in given for word in part], nulls
+
+
+def _set_defaults(parser: HfArgumentParser, values: Mapping[str, Any], other_keys: Collection[str]) -> None:
+    """Make the values of a file the defaults of the parser."""
+    hints = _type_hints(parser)
     if unknown := [key for key in values if key not in hints and key not in other_keys]:
         shown = ", ".join(f"`{key}`{_suggestion(key, [*hints, *other_keys])}" for key in unknown)
         raise ValueError(f"The file has keys that are no arguments: {shown}.")

@@ -263,6 +263,24 @@ def test_what_is_refused(encoder: DualEncoder, arguments: dict[str, Any], messag
         adversarial_ood(**{"images": pictures(1), "targets": pictures(1, seed=1), "encoder": encoder, **arguments})
 
 
+def test_images_are_not_pulled_to_themselves(encoder: DualEncoder, tmp_path: Path) -> None:
+    images = pictures(3)
+    # The same picture in another file, and at another place.
+    images[1].save(tmp_path / "again.png")
+    targets = [tmp_path / "again.png", *pictures(2, seed=1)]
+    with pytest.raises(ValueError, match="`images` has 1 of 3 images that are among `targets`, too, so that there is"):
+        adversarial_ood(images, targets, encoder, steps=1)
+    with pytest.raises(ValueError, match="`images` has 3 of 3 images"):
+        adversarial_ood(images, images, encoder, steps=1)
+
+
+def test_numbers_of_numpy_are_numbers(encoder: DualEncoder) -> None:
+    settings: dict[str, Any] = {"steps": np.int64(1), "lr": np.float32(0.5), "smoothness": np.float32(0.1)}
+    attack = adversarial_ood(pictures(1), pictures(1, seed=1), encoder, **settings)
+    assert [type(value) for value in attack.settings.values()] == [int, float, float, float, int]
+    assert attack.name == f"smooth-{float(np.float32(0.1))!r}"
+
+
 def test_half_precision_is_refused(encoder: DualEncoder) -> None:
     encoder.model.to(torch.bfloat16)
     with pytest.raises(ValueError, match=r"bfloat16, which has too few digits .* `dtype=torch.float32`"):

@@ -15,16 +15,16 @@ from clipn_hf import DualEncoder, OODDetector
 from clipn_hf.digests import data_digest, image_digest
 from clipn_hf.evaluation import robustness
 from clipn_hf.evaluation.adversarial import adversarial_ood
+from clipn_hf.evaluation.defences import DEFENCES, Defence
 from clipn_hf.evaluation.metrics import auroc
 from clipn_hf.evaluation.results import CONVENTION
 from clipn_hf.evaluation.robustness import (
     AS_FITTED,
     CLEAN,
-    DEFENCES,
     UNDEFENDED,
     WITH_TARGETS,
     WITHOUT_TARGETS,
-    Defence,
+    describe_attacks,
     evaluate_robustness,
 )
 from clipn_hf.features import extract_features
@@ -86,8 +86,10 @@ def test_a_bank_collapses_by_its_targets(
     # The targets themselves are what attacked images are nearest to.
     assert attacked.ood_scores.mean() < report.row("patchy", WITHOUT_TARGETS).ood_scores.mean()
     assert report.images == {
-        "ID": 12, "OOD": 10, "targets": 6, "to fit on": 16, "targets among these": 6
+        "ID": 12, "OOD": 10, "targets": 6, "to fit on": 16, "targets among these": 6,
+        "fitted on with targets": 16, "fitted on without": 10,
     }  # fmt: skip
+    assert "16 fitted on with targets, 10 fitted on without" in report.to_markdown()
     # The detector itself was never fitted.
     assert detector.fitted_on is None and detector.threshold is None
 
@@ -136,13 +138,15 @@ def test_a_fitted_detector_as_it_is(
     assert [row.bank for row in again.rows][::2] == [AS_FITTED, WITH_TARGETS, WITHOUT_TARGETS]
     # A threshold is one of the scores that it was found for.
     assert again.row("patchy", WITH_TARGETS).called_known is None
+    verdicts = again.to_markdown().split("calls known by its own threshold")[1]
+    assert AS_FITTED in verdicts and WITH_TARGETS not in verdicts and "–" not in verdicts
     assert detector.fitted_on == before and detector.threshold is not None
 
 
 def test_methods_that_are_not_fitted(encoder: DualEncoder, known: list[Any], unknown: list[Any]) -> None:
     detector = OODDetector(encoder, LABELS, "mcm")
     report = evaluate_robustness(
-        detector, known, unknown, known[:2], fit_images=known, smoothness=[0], defences=[], **FAST
+        detector, known, unknown, pictures(2, seed=7, dark=True), fit_images=known, smoothness=[0], defences=[], **FAST
     )
     assert {row.bank for row in report.rows} == {None}
     assert "bank" not in report.to_markdown()
@@ -153,7 +157,9 @@ def test_methods_that_are_not_fitted(encoder: DualEncoder, known: list[Any], unk
 @pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.perturb is not None])
 def test_methods_that_change_pixels(encoder: DualEncoder, known: list[Any], unknown: list[Any], name: str) -> None:
     detector = OODDetector(encoder, LABELS, name, threshold=0.0)
-    report = evaluate_robustness(detector, known, unknown, known[:2], smoothness=[0], defences=["jpeg"], **FAST)
+    report = evaluate_robustness(
+        detector, known, unknown, pictures(2, seed=7, dark=True), smoothness=[0], defences=["jpeg"], **FAST
+    )
     attacked = report.row("patchy")
     np.testing.assert_allclose(attacked.ood_scores, detector.score(report.attacks[0].to_pil()), atol=1e-5)
     assert attacked.called_known == np.mean(attacked.ood_scores <= 0.0)
@@ -184,6 +190,91 @@ def test_methods_that_need_labels(
     np.testing.assert_allclose(report.row("patchy", WITHOUT_TARGETS).ood_scores, expected, rtol=1e-4)
 
 
+@pytest.mark.parametrize("method", ["linear_probe", "nearest_neighbors"])
+def test_targets_may_be_all_images_of_a_label(
+    encoder: DualEncoder,
+    known: list[Any],
+    fit_images: list[Any],
+    unknown: list[Any],
+    method: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    labels = ["cat"] * 4 + ["dog"] * 12
+    options: dict[str, Any] = {
+        "smoothness": [0],
+        "defences": [],
+        "fit_images": fit_images,
+        "fit_labels": labels,
+        **FAST,
+    }
+    detector = OODDetector(encoder, LABELS, method)
+    if method == "nearest_neighbors":
+        report = evaluate_robustness(detector, known, unknown, fit_images[:4], **options)
+        assert "Without the targets, `fit_images` has no image of 'cat', so that" in caplog.text
+        assert (report.images["fitted on with targets"], report.images["fitted on without"]) == (16, 12)
+        caplog.clear()
+        evaluate_robustness(detector, known, unknown, fit_images[:3], **options)
+        assert "no image of" not in caplog.text
+        return
+    # There is no attack in vain.
+    monkeypatch.setattr(robustness, "adversarial_ood", None)
+    with pytest.raises(ValueError, match=r"Without the targets, `fit_images` has no image of 'cat'; give targets of"):
+        evaluate_robustness(detector, known, unknown, fit_images[:4], **options)
+    options["fit_labels"] = ["dog"] * 16
+    with pytest.raises(ValueError, match=r"^`fit_images` has no image of 'cat'; give images of each label\.$"):
+        evaluate_robustness(detector, known, unknown, fit_images[:4], target_labels=["dog"] * 4, **options)
+
+
+def test_warnings_of_several_fits_come_once(
+    encoder: DualEncoder, known: list[Any], fit_images: list[Any], unknown: list[Any]
+) -> None:
+    detector = OODDetector(encoder, LABELS, "relative_mahalanobis")
+    options: dict[str, Any] = {"fit_images": fit_images, "fit_labels": LABELS * 8, "smoothness": [0], **FAST}
+    with pytest.warns(UserWarning, match="The covariances") as found:
+        report = evaluate_robustness(detector, known, unknown, fit_images[:2], **options)
+    texts = [str(one.message) for one in found]
+    assert len(texts) == len(set(texts)) and len(report.rows) == 16
+    assert {one.filename for one in found} == {__file__}
+
+
+def test_messages_of_several_fits_come_once(caplog: pytest.LogCaptureFixture) -> None:
+    logger = robustness.logger
+    with robustness.saying_once():
+        for _ in range(2):
+            logger.warning("Few images.")
+        logger.warning("Many images.")
+    logger.warning("Few images.")
+    assert [record.getMessage() for record in caplog.records] == ["Few images.", "Many images.", "Few images."]
+
+
+def test_numbers_of_numpy_are_numbers(encoder: DualEncoder, known: list[Any], unknown: list[Any]) -> None:
+    detector = OODDetector(encoder, LABELS, "mcm")
+    options = {
+        **FAST, "steps": np.int64(1), "lr": np.float32(0.5), "smoothness": np.float32(5), "seed": np.int64(3),
+        "resamples": np.int32(5), "batch_size": np.int16(4), "defences": [],
+    }  # fmt: skip
+    report = evaluate_robustness(detector, known, unknown, pictures(2, seed=7, dark=True), **options)
+    settings = json.loads(json.dumps(report.to_dict()))["attacks"][0]["settings"]
+    assert settings == {"steps": 1, "lr": 0.5, "init_std": 1e-3, "smoothness": 5.0, "seed": 3}
+
+
+def test_attacks_of_similar_smoothness_differ_in_name(
+    encoder: DualEncoder, known: list[Any], unknown: list[Any]
+) -> None:
+    detector = OODDetector(encoder, LABELS, "mcm")
+    options = {**FAST, "steps": 1, "smoothness": [5000, 5000.001], "defences": []}
+    report = evaluate_robustness(detector, known, unknown, pictures(2, seed=7, dark=True), **options)
+    assert [row.attack for row in report.rows] == [CLEAN, "smooth-5000", "smooth-5000.001"]
+    assert "| smooth-5000.001 | 5000.001 |" in report.to_markdown()
+
+
+def test_models_are_named_by_class_and_place() -> None:
+    model = {"id": "/models/somebody/my-detector", "class": "CLIPNModel"}
+    assert robustness.name_model(model) == "CLIPNModel of my-detector"
+    assert robustness.name_model({"id": None, "class": "CLIPModel"}) == "CLIPModel"
+
+
 def test_defences_change_all_images(
     encoder: DualEncoder,
     known: list[Any],
@@ -210,19 +301,6 @@ def test_defences_change_all_images(
             assert max(row.id_scores.max(), row.ood_scores.max()) < 1e-5 < report.row(attack, bank).id_scores.min()
     assert set(seen) == {(32, 32)}
     assert "paints it red" in report.to_markdown()
-
-
-@pytest.mark.parametrize("name", DEFENCES)
-def test_a_defence_blurs_noise(name: str) -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (224, 160, 3), dtype=np.uint8)
-    picture = Image.fromarray(pixels)
-    defended = DEFENCES[name].apply(picture)
-    assert (defended.mode, defended.size) == ("RGB", (160, 224))
-    assert np.asarray(defended).std() < 0.95 * pixels.std()
-    # What has no detail stays as it is.
-    flat = Image.new("RGB", (160, 224), (90, 120, 150))
-    assert np.abs(np.asarray(DEFENCES[name].apply(flat)).astype(int) - np.asarray(flat)).max() <= 2
-    np.testing.assert_array_equal(np.asarray(picture), pixels)
 
 
 def test_attacks_are_made_once_for_several_detectors(
@@ -278,7 +356,7 @@ def test_few_images_have_no_interval(
     options: dict[str, Any] = {**FAST, "smoothness": [0], "defences": []}
     for id_images, ood_images in ((known, unknown[:1]), (known[:9], unknown)):
         caplog.clear()
-        report = evaluate_robustness(detector, id_images, ood_images, known[-2:], **options)
+        report = evaluate_robustness(detector, id_images, ood_images, pictures(2, seed=7, dark=True), **options)
         assert "there are no intervals, which would be made of too few; give at least 10 of each" in caplog.text
         row = report.row("patchy")
         assert row.auroc.estimate == auroc(row.id_scores, row.ood_scores)
@@ -288,7 +366,7 @@ def test_few_images_have_no_interval(
         text = report.to_markdown()
         assert "[" not in text and "nan" not in text and "bootstrap intervals" not in text
     caplog.clear()
-    report = evaluate_robustness(detector, known, unknown, known[-2:], **options)
+    report = evaluate_robustness(detector, known, unknown, pictures(2, seed=7, dark=True), **options)
     assert "intervals" not in caplog.text and "with 95 % bootstrap intervals" in report.to_markdown()
 
 
@@ -318,7 +396,9 @@ def test_a_detector_that_was_fitted_on_embeddings(
 
 def test_numbers_for_json_and_tables(encoder: DualEncoder, known: list[Any], unknown: list[Any]) -> None:
     detector = OODDetector(encoder, LABELS, "mcm")
-    report = evaluate_robustness(detector, known, unknown, known[:2], smoothness=[0], defences=["blur"], **FAST)
+    report = evaluate_robustness(
+        detector, known, unknown, pictures(2, seed=7, dark=True), smoothness=[0], defences=["blur"], **FAST
+    )
     numbers = json.loads(json.dumps(report.to_dict()))
     about = numbers["detector"]
     assert (about["method"], about["labels"], about["threshold"]) == ("mcm", LABELS, None)
@@ -347,10 +427,14 @@ def test_the_smoothness_of_the_paper_is_for_larger_images(
     encoder: DualEncoder, known: list[Any], unknown: list[Any]
 ) -> None:
     detector = OODDetector(encoder, LABELS, "mcm")
-    report = evaluate_robustness(detector, known, unknown, known[:2], smoothness=5000, defences="blur", **FAST)
+    report = evaluate_robustness(
+        detector, known, unknown, pictures(2, seed=7, dark=True), smoothness=5000, defences="blur", **FAST
+    )
     assert [row.attack for row in report.rows] == [CLEAN, "smooth-5000"] * 2
     assert [row.defence for row in report.rows[::2]] == [UNDEFENDED, "blur"]
     assert "The smoothness of 5000 is made for images of 224 pixels. On these of 32" in report.to_markdown()
+    gentle = adversarial_ood(unknown, pictures(2, seed=7, dark=True), encoder, 1, smoothness=400)
+    assert "224 pixels" not in describe_attacks([gentle])
 
 
 def test_names_are_escaped_in_tables(
@@ -358,11 +442,21 @@ def test_names_are_escaped_in_tables(
 ) -> None:
     monkeypatch.setattr(robustness, "DEFENCES", {"a|b": Defence("a|b", "nothing", lambda picture: picture)})
     detector = OODDetector(encoder, LABELS, "mcm")
-    report = evaluate_robustness(detector, known, unknown, known[:2], smoothness=[0], defences="a|b", **FAST)
+    report = evaluate_robustness(
+        detector, known, unknown, pictures(2, seed=7, dark=True), smoothness=[0], defences="a|b", **FAST
+    )
     assert "| a\\|b |" in report.to_markdown()
 
 
-def test_what_is_refused(encoder: DualEncoder, known: list[Any], fit_images: list[Any], unknown: list[Any]) -> None:
+def test_what_is_refused(
+    encoder: DualEncoder,
+    known: list[Any],
+    fit_images: list[Any],
+    unknown: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Nothing is attacked before it is found out.
+    monkeypatch.setattr(robustness, "adversarial_ood", None)
     mcm = OODDetector(encoder, LABELS, "mcm")
     neighbors = OODDetector(encoder, LABELS, "nearest_neighbors")
     fitted = OODDetector(encoder, LABELS, "nearest_neighbors").fit(known, use_cache=False)
@@ -375,6 +469,20 @@ def test_what_is_refused(encoder: DualEncoder, known: list[Any], fit_images: lis
         (mcm, (known, unknown, fit_images), {"resamples": 0}, "`resamples` must be a positive integer"),
         (mcm, (known, [*unknown, known[0]], fit_images), {}, "`ood_images` has 1 of 11 .* among `id_images`, too"),
         (mcm, (known, [*unknown, fit_images[0]], fit_images), {}, "`ood_images` has 1 of 11 .* among `targets`, too"),
+        (mcm, (known, unknown, known[:3]), {}, "`id_images` has 3 of 12 .* among `targets`, too"),
+        (mcm, ([*known, "x.jpg"], unknown, fit_images), {}, r"Cannot read ID image 12 \(x.jpg\)"),
+        (mcm, (known, ["x.jpg"], fit_images), {}, r"Cannot read OOD image 0 \(x.jpg\)"),
+        (mcm, (known, unknown, ["x.jpg"]), {}, r"Cannot read target 0 \(x.jpg\)"),
+        (mcm, (known, unknown, fit_images), {"attacks": []}, "`attacks` is empty; give at least one, or leave it out"),
+        (mcm, (known, unknown, fit_images), {"lr": -1}, "`lr` must be finite and above 0, got -1"),
+        (mcm, (known, unknown, fit_images), {"smoothness": [-1]}, "`smoothness` must be finite and at least 0"),
+        (neighbors, (known, unknown, fit_images), {"fit_images": unknown}, "`ood_images` has 10 .* `fit_images`"),
+        (
+            neighbors,
+            (known, unknown, fit_images),
+            {"fit_images": fit_images, "fit_labels": ["cat"]},
+            "`fit_labels` must be one per image, got 1 for 16 `fit_images`",
+        ),
         (mcm, ([], unknown, fit_images), {}, "`id_images` is empty"),
         (neighbors, (known, unknown, fit_images), {}, "must be fitted before it judges"),
         (fitted, (known, unknown, fit_images), {}, "`id_images` has 12 of 12 images that the method was fitted on"),
@@ -384,6 +492,16 @@ def test_what_is_refused(encoder: DualEncoder, known: list[Any], fit_images: lis
     for detector, images, changes, message in cases:
         with pytest.raises(ValueError, match=message):
             evaluate_robustness(detector, *images, **{**FAST, "steps": 1, "smoothness": [0], **changes})
+    for name, value, message in (
+        ("smoothness", None, r"`smoothness` must be a number or several, got None; give such as 5000 or \[5000, 0\]"),
+        ("smoothness", [None], "`smoothness` must be a number, got None"),
+        ("defences", None, r"`defences` must be names of defences, got None; give \[\] for none"),
+        ("defences", 3, "`defences` must be names of defences, got 3"),
+        ("steps", True, "`steps` must be a positive integer, got True"),
+        ("steps", 1.0, "`steps` must be a positive integer, got 1.0"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=message):
+            evaluate_robustness(mcm, known, unknown, fit_images, **{**FAST, "smoothness": [0], name: value})
     with pytest.raises(TypeError, match="`detector` must be an OODDetector, got str; load a saved one"):
         evaluate_robustness("my-detector", known, unknown, fit_images)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="All of `fit_images` are targets"):

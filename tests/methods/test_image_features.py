@@ -148,6 +148,16 @@ def test_bad_settings_of_clusters_are_refused(settings: dict[str, object], messa
         cluster_state(normalize(images(dim=12)[0]), **settings)
 
 
+def test_classes_are_called_by_their_names() -> None:
+    embeddings, labels = images(count=41, dim=6, classes=2)
+    labels[40] = 2
+    names = ("cat", "dog", "red bird")
+    for method in (MAHALANOBIS, RELATIVE_MAHALANOBIS):
+        assert method.fit is not None
+        with pytest.warns(UserWarning, match=r"^1 of 3 classes have one image only \('red bird'\)"):
+            method.fit(TrainingInputs(normalize(embeddings), labels, 3, class_names=names))
+
+
 def test_fewer_images_than_labels_need_a_number_of_clusters() -> None:
     embeddings = normalize(images(count=9, dim=12)[0])
     message = "^`num_clusters` is by default the number of labels, 10, but there are 9 images only; give more"

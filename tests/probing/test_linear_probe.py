@@ -157,6 +157,40 @@ def test_card_of_a_training(tmp_path: Path) -> None:
     assert 'OODDetector.from_probe("path/to/the/model", probe)' in card.text
 
 
+@pytest.mark.parametrize(
+    ("source", "finetuning", "base", "model", "row"),
+    [
+        ("clipn-tiny", None, None, "None", "`clipn-tiny`, embedded in clipn-hf"),
+        # Without an owner it is a folder, which need not be there any more.
+        ("tuned", None, None, '"path/to/the/model"', "`tuned`"),
+        ("tuned", {"base": "org/clip"}, "org/clip", '"path/to/the/folder/above"', "`tuned`, in the folder above"),
+        ("tuned", {"base": "/models/me/clip"}, None, '"path/to/the/folder/above"', "`tuned`, in the folder above"),
+        ("org/tuned", {"base": "org/clip"}, "org/tuned", '"org/tuned"', "`org/tuned`"),
+    ],
+)
+def test_card_names_the_model_by_what_loads_it(
+    tmp_path: Path, source: str, finetuning: dict[str, str] | None, base: str | None, model: str, row: str
+) -> None:
+    probe = random_probe()
+    probe.encoder = {"id": source}
+    probe.trained_on = {"images": 12} | ({} if finetuning is None else {"finetuning": finetuning})
+    probe.save_pretrained(tmp_path)
+    card = ModelCard.load(tmp_path / "README.md")
+    assert card.data.base_model == base
+    assert f"OODDetector.from_probe({model}, probe)" in card.text
+    assert f"| Encoder | {row} |" in card.text
+    assert "/models/me" not in card.content
+
+
+def test_folder_that_is_called_as_the_embedded_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "clipn-tiny").mkdir()
+    probe = random_probe()
+    probe.encoder = {"id": "clipn-tiny"}
+    probe.save_pretrained(tmp_path / "probe")
+    assert 'from_probe("path/to/the/model", probe)' in (tmp_path / "probe" / "README.md").read_text()
+
+
 @pytest.mark.parametrize("name", ["probes/of/mine", "/nowhere/probe", "./probe", "~/probe", Path("mine/of/probes")])
 def test_a_folder_that_is_not_there_is_not_asked_for(name: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def ask(*_: Any, **__: Any) -> Any:

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clipn_hf.probing import pseudo_label
+from clipn_hf.probing.pseudo_labels import record_pseudo_labels
 
 LOGITS = torch.tensor([[9.0, 1.0, 0.0], [8.0, 0.0, 1.0], [0.0, 5.0, 4.0], [0.0, 1.0, 6.0]])
 
@@ -52,6 +53,17 @@ def test_parts_are_as_the_whole(images: int, classes: int, step: int, seed: int)
     torch.testing.assert_close(whole.confidence, parts.confidence)
     assert 0 <= whole.balance <= 1 + 1e-12
     assert sum(whole.counts) == images
+
+
+def test_record_names_the_extremes() -> None:
+    assert record_pseudo_labels([3, 9, 8], [2, 0, 7], 0.9, ["cat", "dog", "car"], ("a {}.",)) == {
+        "min_confidence": 0.9,
+        "templates": ["a {}."],
+        "kept": 9,
+        "of": 20,
+        "fewest": {"label": "dog", "images": 0},
+        "most": {"label": "car", "images": 7},
+    }
 
 
 def test_balance_is_highest_when_all_are_alike() -> None:

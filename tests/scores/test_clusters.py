@@ -172,3 +172,13 @@ def test_examples_print_what_they_show() -> None:
     results = doctest.testmod(importlib.import_module("clipn_hf.scores.clusters"))
     assert results.attempted > 0
     assert results.failed == 0
+
+
+def test_rounding_of_the_embeddings_changes_no_cluster() -> None:
+    generator = torch.Generator().manual_seed(0)
+    centers = normalize(torch.randn(20, 64, generator=generator))
+    noise = 0.15 * torch.randn(800, 64, generator=generator)
+    features = normalize(centers[torch.randint(20, (800,), generator=generator)] + noise)
+    expected = fit_centroids(features, 50)
+    rounded = features + 1e-8 * torch.randn(800, 64, generator=generator)
+    torch.testing.assert_close(fit_centroids(rounded, 50), expected, rtol=0, atol=1e-6)

@@ -277,7 +277,7 @@ def test_classes_of_one_image_are_left_out_of_the_covariance() -> None:
     embeddings, labels = images()
     labels[labels == 1] = 0
     labels[7] = 1
-    message = "1 of 3 classes in `labels` have one image only (1)"
+    message = "1 of 3 classes have one image only (1)"
     with pytest.warns(UserWarning, match=re.escape(message)):
         gaussians = fit_gaussians(embeddings, labels)
     torch.testing.assert_close(gaussians.class_means[1], embeddings[7].double())

@@ -16,6 +16,7 @@ from clipn_hf.training.classification import (
     ClassificationDataArguments,
     check_training_classes,
     load_classification_data,
+    load_encoder,
     parse_ood_datasets,
 )
 
@@ -128,6 +129,37 @@ def test_contradictions(changes: dict[str, Any], message: str) -> None:
         ClassificationDataArguments(["photos"], **changes)
 
 
+def test_sets_without_splits_are_taken_whole(photos: Path, pets: Path, tmp_path: Path) -> None:
+    noise = write_images(tmp_path / "noise", {"a": 2})
+    args = ClassificationDataArguments([str(pets)], id_dataset=[str(photos)], ood_datasets=[str(noise), str(photos)])
+    # Of the set with splits, the test images.
+    args.labels = ["cat", "dog", "bird"]
+    data = load_classification_data(args)
+    assert (len(data.train), len(data.id)) == (3, 4)
+    assert {name: len(rows) for name, rows in data.ood.items()} == {"noise": 2, "photos": 4}
+    (photos / "test").rename(photos / "validation")
+    with pytest.raises(ValueError, match="`dataset` .*: There is no split 'test' among train, validation; name one"):
+        load_classification_data(ClassificationDataArguments([str(photos)]))
+
+
+def test_test_images_are_not_the_training_images_by_default(pets: Path) -> None:
+    message = "Its only split is 'train', so that the test images would be the training images; give other images"
+    for split in (None, "train", "train[:2]"):
+        with pytest.raises(ValueError, match=message):
+            load_classification_data(ClassificationDataArguments([str(pets)], split=split))
+    # Who asks for them gets them.
+    asked = ClassificationDataArguments([str(pets)], id_split="train")
+    assert len(load_classification_data(asked).id) == 3
+    parts = ClassificationDataArguments([str(pets)], id_filter=["label=0"])
+    assert len(load_classification_data(parts).id) == 1
+
+
+def test_models_that_cannot_be_loaded_are_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"^`model_name_or_path` .*: ") as error:
+        load_encoder(str(tmp_path / "absent"))
+    assert "\n" not in str(error.value)
+
+
 def test_names_of_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sources = ["../dtd10", "org/places", "org/set.v2", "data/textures.parquet", "shards/*.tar", "a/b/**/c-*.parquet"]
     assert parse_ood_datasets([*sources, "far=data/mnist"]) == {
@@ -173,13 +205,16 @@ def test_sets_with_columns_of_their_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"dataset": ["./absent"]}, "`dataset` ./absent, `split` train: There is no folder ./absent"),
+        ({"dataset": ["./absent"]}, "`dataset` ./absent: There is no folder ./absent"),
         ({"split": "training"}, "`split` training: Unknown split"),
         ({"id_split": "validation"}, "`id_split` validation: Unknown split"),
-        ({"id_label_column": "kind"}, "`id_split` test: The data set has no column 'kind'; it has image, label."),
+        (
+            {"id_label_column": "kind", "id_split": "test"},
+            "`id_split` test: The data set has no column 'kind'; it has image, label.",
+        ),
         (
             {"ood_datasets": ["near=./absent"]},
-            "`ood_datasets` ./absent, `ood_split` test: There is no folder ./absent",
+            "`ood_datasets` ./absent: There is no folder ./absent",
         ),
     ],
 )

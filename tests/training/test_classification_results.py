@@ -13,7 +13,9 @@ from transformers import CLIPModel, CLIPProcessor
 
 from clipn_hf import DualEncoder
 from clipn_hf.features import Features
-from clipn_hf.scores import energy, fit_gaussians, relative_mahalanobis
+from clipn_hf.methods.linear_probe import add_gaussians
+from clipn_hf.probing.linear_probe import probe_logits
+from clipn_hf.scores import Gaussians, energy, fit_gaussians, max_logit, perplexity, relative_mahalanobis
 from clipn_hf.training.classification_results import (
     classification_metrics,
     describe_run,
@@ -72,6 +74,37 @@ def test_classes_that_pseudo_labels_leave_out() -> None:
 def run(accuracy: float, **scores: tuple[float, float]) -> dict[str, Any]:
     measured = {score: {"auroc": auroc, "fpr95": fpr95} for score, (auroc, fpr95) in scores.items()}
     return {"accuracy": accuracy, "ood": {"a|b_energy": measured}}
+
+
+def test_two_logits_are_compared_as_the_detector_does(recwarn: pytest.WarningsRecorder) -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(1, 8, generator=generator)
+    features, labels = torch.randn(60, 8, generator=generator), torch.arange(60) % 2
+    features[labels == 1] += weight
+    # What is trained from 0 has rows that differ in their signs alone.
+    tensors = {"weight": torch.cat([-weight, weight]), "bias": torch.zeros(2)}
+    tensors |= {"mean": torch.zeros(8), "std": torch.ones(8)}
+    state, logits = add_gaussians(tensors, features, labels), probe_logits(features, **tensors)
+    unknown = 3 * torch.randn(40, 2, generator=generator)
+    unknown[:, 1] = -unknown[:, 0]
+    metrics = classification_metrics(logits, labels, {"a": unknown}, logits, labels)
+    gaussians = Gaussians(**{name: state[name] for name in Gaussians._fields})
+    scores = relative_mahalanobis(torch.cat([logits, unknown]), gaussians)
+    found = metrics["ood"]["a"]["relative_mahalanobis"]["auroc"]
+    assert found == pytest.approx(roc_auc_score([0] * 60 + [1] * 40, scores))
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize(("score", "function"), [("max_logit", max_logit), ("perplexity", perplexity)])
+def test_the_score_of_the_detector_is_measured(score: str, function: Any) -> None:
+    generator = torch.Generator().manual_seed(0)
+    known, unknown = 2 * torch.randn(30, 4, generator=generator), torch.randn(20, 4, generator=generator)
+    metrics = classification_metrics(known, torch.arange(30) % 4, {"a": unknown}, score=score)["ood"]["a"]
+    assert [*metrics] == ["msp", "energy", score]
+    truth = [0] * 30 + [1] * 20
+    assert metrics[score]["auroc"] == pytest.approx(roc_auc_score(truth, function(torch.cat([known, unknown]))))
+    with pytest.raises(ValueError, match="`score` must be one of 'msp', 'energy', 'max_logit', .*, got 'entropy'"):
+        classification_metrics(known, torch.arange(30) % 4, {"a": unknown}, score="entropy")
 
 
 def test_table() -> None:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from clipn_hf import OODDetector, pipeline
 from clipn_hf.features import extract_features
-from clipn_hf.probing import LinearProbe, few_shot_mask, train_linear_probe
+from clipn_hf.probing import LinearProbe, few_shot_mask, pseudo_label, train_linear_probe
 from clipn_hf.training import load_labelled_images
 
 # Of these, the random model takes images for more than one.
@@ -154,8 +154,61 @@ def test_probes_without_labels(script: ModuleType, photos: Path, clip_folder: Pa
     # It is one of the method plp, and says by which texts it was made.
     assert detector.method.name == "plp"
     assert detector.templates == record["templates"]
-    told = {"min_confidence": None, "templates": record["templates"], "kept": 11, "of": 11}
-    assert detector.fitted_on["pseudo_labels"] == probe.trained_on["pseudo_labels"] == told
+    told = detector.fitted_on["pseudo_labels"]
+    assert (told["min_confidence"], told["templates"], told["kept"], told["of"]) == (None, record["templates"], 11, 11)
+    assert probe.trained_on["pseudo_labels"] == told
+
+
+def test_detectors_of_pseudo_labels_are_those_of_fit(
+    script: ModuleType,
+    photos: Path,
+    clip_folder: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    rows = load_labelled_images(str(photos / "id"), label_column=None)
+    features = extract_features(rows, clip_folder, use_cache=False)
+    every = OODDetector(clip_folder, LABELS, "plp", min_confidence=None, device="cpu", epochs=5)
+    text = every.image_encoder.class_embeddings(LABELS, every.templates, use_no_encoder=False)[0]
+    logits = every.image_encoder.logit_scale * features.embeddings @ text.T.cpu()
+    # So that the filter leaves some images out.
+    floor = logits.softmax(dim=1).amax(dim=1).sort().values[2:4].mean().item()
+    changes = {"recipe": "plp", "labels": LABELS, "min_confidence": floor, "seeds": [0], "score": "perplexity"}
+    with caplog.at_level("WARNING"):
+        script.main(*script.parse_arguments(arguments(photos, clip_folder, tmp_path / "run", **changes)))
+    detector = OODDetector.from_pretrained(tmp_path / "run" / "detector")
+    expected = OODDetector(clip_folder, LABELS, "plp", min_confidence=floor, device="cpu", epochs=5).fit(features)
+    assert detector.fitted_on == expected.fitted_on
+    assert detector.fitted_on["images"] == 11 > detector.fitted_on["pseudo_labels"]["kept"]
+    assert detector.count_fitted(bytes.fromhex(digest) for digest in features.digests) == 11
+    assert "of 11 images have a confident pseudo-label; " in caplog.text
+    assert "The balance over all classes is 0." in caplog.text
+    # What the detector judges by is in the table.
+    assert capsys.readouterr().out.count("| perplexity |") == 2
+
+
+def test_log_without_a_filter_speaks_of_no_confidence(script: ModuleType) -> None:
+    assert script.word_pseudo_labels(pseudo_label(torch.eye(3)[:2], None)) == (
+        "2 of 2 images are kept with their pseudo-label; 1 of 3 classes have none. The balance over all classes is "
+        "0.631 (1 = even)."
+    )
+
+
+def test_a_plain_folder_and_the_model_of_the_package(script: ModuleType, photos: Path, tmp_path: Path) -> None:
+    words = ["--config", str(TRAINING / "recipes" / "linear-probe.yaml"), "--dataset", str(photos / "id" / "train")]
+    words += ["--id_dataset", str(photos / "id" / "test"), "--ood_datasets", str(photos / "noise")]
+    words += ["--model_name_or_path", "null", "--device", "cpu", "--epochs", "2", "--cache_features", "false"]
+    words += ["--output_dir", str(tmp_path / "run")]
+    script.main(*script.parse_arguments(words))
+    record = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert {name: found["images"] for name, found in record["images"].items()} == {"train": 11, "id": 8, "noise": 10}
+    assert record["arguments"]["model_name_or_path"] is None
+
+
+def test_an_absent_model_is_one_line(script: ModuleType, photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"^error: `model_name_or_path` .*absent: .*$"):
+        script.main(*script.parse_arguments(arguments(photos, tmp_path / "absent", tmp_path / "run")))
 
 
 def test_seeds_that_change_nothing_are_left_out(
@@ -195,7 +248,13 @@ def test_images_held_out_choose_the_epoch(script: ModuleType, photos: Path, clip
     # The distance on logits needs the training images, which the detector is given.
     detector = OODDetector.from_pretrained(tmp_path / "run" / "detector")
     assert detector.settings["score"] == "relative_mahalanobis"
-    assert detector.fitted_on["images"] == 7
+    # It knows the images held out, too, since they chose its epoch.
+    rows = load_labelled_images(str(photos / "id"))
+    features = extract_features(rows, clip_folder, labels=rows["label"], use_cache=False)
+    assert detector.fitted_on["images"] == 11
+    assert detector.count_fitted(bytes.fromhex(digest) for digest in features.digests) == 11
+    with pytest.raises(ValueError, match="has 11 of 11 images that the method was fitted on"):
+        detector.calibrate(features)
     assert torch.isfinite(detector.score(photos / "id" / "test" / "dog" / "0.png")).all()
 
 

@@ -9,9 +9,11 @@ After "Adapting Contrastive Language-Image Pretrained (CLIP) Models for Out-of-D
 import contextlib
 import hashlib
 import math
+import operator
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -74,7 +76,7 @@ class AdversarialImages:
     def name(self) -> str:
         """What the attack is called: "patchy" without a smoothness penalty, else such as "smooth-5000"."""
         smoothness = self.settings["smoothness"]
-        return f"smooth-{smoothness:g}" if smoothness else "patchy"
+        return f"smooth-{write_number(smoothness)}" if smoothness else "patchy"
 
     @property
     def perturbations(self) -> Tensor:
@@ -178,8 +180,9 @@ def adversarial_ood(
         TypeError: `images` or `targets` is a single image, a folder, a tensor or None, or holds something else;
             `encoder` is no [`DualEncoder`].
         ValueError:
-            There are no images or targets, a number is out of range, the model computes in half precision, its images
-            come as patches or in several sizes, or its image processor makes the same of black and white.
+            There are no images or targets, an image is among the targets that are used, a number is out of range, the
+            model computes in half precision, its images come as patches or in several sizes, or its image processor
+            makes the same of black and white.
 
     Example:
 
@@ -193,27 +196,9 @@ def adversarial_ood(
 
     ```
     """
-    if not isinstance(encoder, DualEncoder):
-        raise TypeError(
-            f"`encoder` must be a DualEncoder, got {type(encoder).__name__}; make one by "
-            "`DualEncoder.from_pretrained`."
-        )
-    check_given_count("steps", steps)
-    check_given_count("batch_size", batch_size)
-    check_seed(seed)
-    settings = {"lr": lr, "init_std": init_std, "smoothness": smoothness}
-    for name, value in settings.items():
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise TypeError(f"`{name}` must be a number, got {value!r}.")
-        if not math.isfinite(value) or value < 0 or (name == "lr" and value == 0):
-            raise ValueError(
-                f"`{name}` must be finite and {'above 0' if name == 'lr' else 'at least 0'}, got {value}."
-            )
-    if encoder.dtype != torch.float32:
-        raise ValueError(
-            f"The model computes in {str(encoder.dtype).removeprefix('torch.')}, which has too few digits for the "
-            "small steps of the attack; load it with `dtype=torch.float32`."
-        )
+    settings = check_settings(encoder, steps, lr, init_std, smoothness, seed)
+    steps, lr, init_std, smoothness, seed = settings.values()
+    batch_size = check_whole("batch_size", batch_size)
     ood, known = list_images("images", images), list_images("targets", targets)
     rows = deal_targets(len(ood), len(known), seed)
 
@@ -225,6 +210,13 @@ def adversarial_ood(
         raise ValueError(
             f"The image processor gives `targets` another size, {tuple(target_images.shape[-2:])}, than `images`, "
             f"{tuple(originals.shape[-2:])}; use a model with one input size."
+        )
+    # What looks alike to the encoder has no way to go, whatever file it is of.
+    known_looks = {_look(image) for image in target_images}
+    if same := sum(_look(image) in known_looks for image in originals):
+        raise ValueError(
+            f"`images` has {same} of {len(ood)} images that are among `targets`, too, so that there is nothing to "
+            "pull them to; give images of unknown things."
         )
     found, before, traces, embeddings = [], [], [], []
     starts = range(0, len(ood), batch_size)
@@ -257,20 +249,85 @@ def adversarial_ood(
         torch.cat(before),
         torch.cat(traces, dim=1),
         saved,
-        {"steps": steps, **{name: float(value) for name, value in settings.items()}, "seed": int(seed)},
+        settings,
         encoder.describe_images(),
     )
 
 
-def check_seed(seed: Any) -> None:
+def check_settings(encoder: Any, steps: Any, lr: Any, init_std: Any, smoothness: Any, seed: Any) -> dict[str, Any]:
+    """Check what an attack would otherwise find out late.
+
+    Args:
+        encoder, steps, lr, init_std, smoothness, seed: As for [`adversarial_ood`].
+
+    Returns:
+        `dict`: The five numbers by name, in this order, as `int` and `float`.
+
+    Raises:
+        TypeError: `encoder` is no [`DualEncoder`], or a length or weight is no number.
+        ValueError: A number is out of range, or the model computes in half precision.
+    """
+    if not isinstance(encoder, DualEncoder):
+        raise TypeError(
+            f"`encoder` must be a DualEncoder, got {type(encoder).__name__}; make one by "
+            "`DualEncoder.from_pretrained`."
+        )
+    steps, seed = check_whole("steps", steps), check_seed(seed)
+    numbers = {}
+    for name, value in {"lr": lr, "init_std": init_std, "smoothness": smoothness}.items():
+        if isinstance(value, bool) or not isinstance(value, Real):
+            raise TypeError(f"`{name}` must be a number, got {value!r}.")
+        numbers[name] = float(value)
+        if not math.isfinite(value) or value < 0 or (name == "lr" and value == 0):
+            raise ValueError(
+                f"`{name}` must be finite and {'above 0' if name == 'lr' else 'at least 0'}, got {value}."
+            )
+    if encoder.dtype != torch.float32:
+        raise ValueError(
+            f"The model computes in {str(encoder.dtype).removeprefix('torch.')}, which has too few digits for the "
+            "small steps of the attack; load it with `dtype=torch.float32`."
+        )
+    return {"steps": steps, **numbers, "seed": seed}
+
+
+def check_whole(name: str, value: Any, minimum: int = 1) -> int:
+    """Check that a number is an integer, of Python or NumPy, that is large enough.
+
+    Args:
+        name (`str`): How the error calls it.
+        value: What was given.
+        minimum (`int`, *optional*, defaults to 1): The lowest that is accepted; 0 or 1.
+
+    Returns:
+        `int`: The same.
+
+    Raises:
+        ValueError: It is not.
+    """
+    if isinstance(value, np.integer):
+        value = operator.index(value)
+    check_given_count(name, value, minimum)
+    return operator.index(value)
+
+
+def check_seed(seed: Any) -> int:
     """Check that torch can draw by a seed.
+
+    Returns:
+        `int`: The same.
 
     Raises:
         ValueError: It is no integer, or out of range.
     """
-    check_given_count("seed", seed, minimum=0)
+    seed = check_whole("seed", seed, minimum=0)
     if seed >= 2**64:
         raise ValueError(f"`seed` must be below 2**64, got {seed}.")
+    return seed
+
+
+def write_number(number: float) -> str:
+    """Write a number with as many digits as tell it apart from all others, such as 5000 and 5000.001."""
+    return repr(float(number)).removesuffix(".0")
 
 
 def list_images(name: str, images: Any) -> Sequence[Any]:
@@ -456,6 +513,11 @@ def _roughness(delta: Tensor) -> Tensor:
     return down.square().mean(dim=(1, 2, 3)) + right.square().mean(dim=(1, 2, 3))
 
 
+def _look(image: Tensor) -> bytes:
+    """A digest of an image as the encoder sees it."""
+    return hashlib.sha256(image.contiguous().numpy().tobytes()).digest()
+
+
 def _noise(image: Tensor, seed: int) -> Tensor:
     """Gaussian noise of the shape of an image, drawn by the seed and the image alone."""
     digest = hashlib.sha256(f"{seed}\0".encode() + image.contiguous().numpy().tobytes()).digest()
@@ -508,8 +570,11 @@ __all__ = [
     "AdversarialImages",
     "adversarial_ood",
     "check_seed",
+    "check_settings",
+    "check_whole",
     "deal_targets",
     "list_images",
     "read_pixels",
     "to_pictures",
+    "write_number",
 ]

@@ -2,85 +2,56 @@
 # SPDX-License-Identifier: Apache-2.0
 """How well a detector withstands adversarial OOD images, with and without defences."""
 
-import io
+import contextlib
+import logging as python_logging
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from numbers import Real
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, ImageFilter
+from PIL import Image
 from torch import Tensor
 from transformers.utils import logging
 
 from ..detector import OODDetector
-from ..detector_checks import check_given_count, label_positions
+from ..detector_checks import check_every_label, label_positions
 from ..detector_images import row_digests
 from ..digests import data_digest, image_digest
 from ..encoders import DualEncoder
 from ..features import Features, extract_features
-from .adversarial import AdversarialImages, adversarial_ood, check_seed, list_images, read_pixels, to_pictures
+from ..images import ImageError
+from .adversarial import (
+    AdversarialImages,
+    adversarial_ood,
+    check_seed,
+    check_settings,
+    check_whole,
+    deal_targets,
+    list_images,
+    read_pixels,
+    to_pictures,
+    write_number,
+)
+from .defences import DEFENCES, Defence
 from .metrics import Interval, auroc, bootstrap_interval, fpr_at_tpr
 from .provenance import describe_encoder, list_versions
 from .results import CONVENTION
-from .tables import escape_markdown, grid
+from .tables import escape_markdown, grid, public_name
 
 logger = logging.get_logger(__name__)
 
 CLEAN = "none"
 UNDEFENDED = "none"
 AS_FITTED, WITH_TARGETS, WITHOUT_TARGETS = "as fitted", "with targets", "without targets"
-JPEG_QUALITY = 75
-# Of the shorter side of the picture: 2 pixels of 224
-BLUR = 0.01
 # With fewer images of a kind, an interval by resampling them says nothing.
 MIN_FOR_INTERVALS = 10
-# What the smoothness of the paper is made for.
-SIDE_OF_PAPER = 224
-
-
-class Defence(NamedTuple):
-    """Something done to every image before it is embedded.
-
-    Args:
-        name (`str`): What it is called.
-        title (`str`): What it does.
-        apply (`Callable`): A `PIL.Image.Image` of mode RGB at the input size of the encoder, to another one.
-    """
-
-    name: str
-    title: str
-    apply: Callable[[Image.Image], Image.Image]
-
-
-def _blur(picture: Image.Image) -> Image.Image:
-    return picture.filter(ImageFilter.GaussianBlur(BLUR * min(picture.size)))
-
-
-def _compress(picture: Image.Image) -> Image.Image:
-    stream = io.BytesIO()
-    picture.save(stream, format="JPEG", quality=JPEG_QUALITY)
-    return Image.open(stream).convert("RGB")
-
-
-def _resize(picture: Image.Image) -> Image.Image:
-    small = (max(1, picture.width // 2), max(1, picture.height // 2))
-    return picture.resize(small, Image.Resampling.BICUBIC).resize(picture.size, Image.Resampling.BICUBIC)
-
-
-DEFENCES: Mapping[str, Defence] = MappingProxyType(
-    {
-        defence.name: defence
-        for defence in (
-            Defence("blur", f"Gaussian smoothing, standard deviation {100 * BLUR:g} % of the shorter side", _blur),
-            Defence("jpeg", f"JPEG compression, quality {JPEG_QUALITY}", _compress),
-            Defence("resize", "half the size and back, bicubic", _resize),
-        )
-    }
-)
+# The smoothness of the paper, and what it is made for.
+SMOOTHNESS_OF_PAPER, SIDE_OF_PAPER = 5000, 224
 
 
 @dataclass(frozen=True, eq=False)
@@ -219,10 +190,11 @@ class RobustnessReport:
             "Images taken for known when 95 % of the ID images are, %; higher = the attack succeeds.",
             self._table(lambda row: _percent(row.fpr95)),
         ]
-        if any(row.called_known is not None for row in self.rows):
+        deciding = [bank for bank in self._names("bank") if self.row(bank=bank).called_known is not None]
+        if deciding:
             parts += [
                 "Images that the detector calls known by its own threshold or rule, %.",
-                self._table(lambda row: "–" if row.called_known is None else f"{100 * row.called_known:.1f}"),
+                self._table(lambda row: f"{100 * (row.called_known or 0.0):.1f}", deciding),
             ]
         defences = [name for name in self._names("defence") if name != UNDEFENDED]
         if defences:
@@ -236,21 +208,21 @@ class RobustnessReport:
     def _names(self, column: str) -> list[str]:
         return list(dict.fromkeys(getattr(row, column) for row in self.rows))
 
-    def _table(self, write: Any) -> str:
-        banks, attacks = self._names("bank"), self._names("attack")
-        has_banks = banks != [None]
+    def _table(self, write: Callable[[RobustnessRow], str], banks: Sequence[str | None] | None = None) -> str:
+        attacks = self._names("attack")
+        has_banks = self._names("bank") != [None]
         header = [
             *(["bank"] if has_banks else []),
             "defence",
             *("no attack" if one == CLEAN else one for one in attacks),
         ]
-        lines = [
+        lines: list[list[str]] = [
             [
-                *([bank] if has_banks else []),
+                *([str(bank)] if has_banks else []),
                 defence,
                 *(write(self.row(attack, bank, defence)) for attack in attacks),
             ]
-            for bank in banks
+            for bank in banks or self._names("bank")
             for defence in self._names("defence")
         ]
         return _table(header, lines, len(header) - len(attacks))
@@ -287,12 +259,14 @@ def evaluate_robustness(
     Args:
         detector ([`OODDetector`]): With a model for images. It is left as it is.
         id_images:
-            Images of the labels, none of which the method is fitted on. A detector of a probe may not know on which
-            images it was trained; then a warning says that this was not checked.
+            Images of the labels, none of which the method is fitted on, or a target. A detector of a probe may not
+            know on which images it was trained; then a warning says that this was not checked.
         ood_images: OOD images, which are attacked.
         targets: ID images that they are pulled to, usually those that the method is fitted on, or some of them.
         fit_images (*optional*): ID images to fit the method on anew. Other methods leave them aside.
-        fit_labels (`Iterable`, *optional*): What each of them shows, as in [`OODDetector.fit`].
+        fit_labels (`Iterable`, *optional*):
+            What each of them shows, as in [`OODDetector.fit`]. With them, a warning says which labels have no image
+            without the targets; methods that need labels refuse that.
         target_labels (`Iterable`, *optional*):
             What each target shows. Needed by methods that need labels, for targets that are not among `fit_images`.
         steps, lr, init_std, batch_size, seed, progress: As for the attack.
@@ -310,10 +284,11 @@ def evaluate_robustness(
         where there are fewer than 10 ID or OOD images.
 
     Raises:
+        ImageError: An image cannot be read; the message says which.
         TypeError, ValueError:
             As the attack; the detector has no model for images or was not fitted; an unknown defence; images that are
-            both OOD and ID, or both judged and fitted on; labels that are missing or unknown; attacks on other images
-            or on another image encoder.
+            both OOD and ID, or both judged and fitted on; labels that are missing or unknown, or without an image;
+            attacks on other images or on another image encoder. All of this is found out before the attack.
     """
     if not isinstance(detector, OODDetector):
         raise TypeError(
@@ -321,28 +296,35 @@ def evaluate_robustness(
             "`OODDetector.from_pretrained`."
         )
     encoder, method = detector.image_encoder, detector.method
-    check_given_count("resamples", resamples)
-    check_given_count("batch_size", batch_size)
-    check_seed(seed)
-    defences = [defences] if isinstance(defences, str) else list(defences)
-    weights = [smoothness] if isinstance(smoothness, int | float | str) else list(smoothness)
+    resamples, batch_size = check_whole("resamples", resamples), check_whole("batch_size", batch_size)
+    names = _list_names(defences)
     attacks = [attacks] if isinstance(attacks, AdversarialImages) else attacks
-    for name in defences:
-        if name not in DEFENCES:
-            raise ValueError(f"`defences` must be some of {', '.join(DEFENCES)}, got {name!r}.")
+    weights = _list_numbers(smoothness) if attacks is None else []
+    settings = [check_settings(encoder, steps, lr, init_std, weight, seed) for weight in dict.fromkeys(weights)]
+    if attacks is None and not settings:
+        raise ValueError("There is no attack; give at least one `smoothness`, such as 5000 or 0.")
+    seed = check_seed(seed)
     refits = method.fit is not None and fit_images is not None
     if not refits:
         detector.check_fitted()
     known, ood = list_images("id_images", id_images), list_images("ood_images", ood_images)
     aims = list_images("targets", targets)
     known_digests, ood_digests, aim_digests = (
-        [image_digest(image)[0] for image in images] for images in (known, ood, aims)
+        _digests(word, images) for word, images in (("ID image", known), ("OOD image", ood), ("target", aims))
     )
     _check_apart("ood_images", ood_digests, "id_images", known_digests)
     _check_apart("ood_images", ood_digests, "targets", aim_digests)
     positions = None if target_labels is None else label_positions(target_labels, detector.labels)
     if positions is not None and len(positions) != len(aims):
         raise ValueError(f"`target_labels` must be one per target, got {len(positions)} for {len(aims)} targets.")
+    if attacks is None:
+        used = sorted({*deal_targets(len(ood), len(aims), seed).tolist()})
+    else:
+        _check_names(attacks)
+        _check_attacks(attacks, ood, aims, encoder)
+        used = sorted({int(row) for attack in attacks for row in attack.target_rows})
+    used_digests = [aim_digests[row] for row in used]
+    _check_apart("id_images", known_digests, "targets", used_digests)
     embed = _Embedder(encoder, batch_size, use_cache, progress)
     undefended = embed.view(known, UNDEFENDED, is_kept=True)
     is_fitted = method.fit is not None and detector.fitted_on is not None
@@ -358,26 +340,16 @@ def evaluate_robustness(
                 "The detector does not say which images it was fitted on, so that nobody can tell whether some of "
                 "them are among the ID images or the targets; make sure that none is among the ID images."
             )
-    if attacks is None:
-        attacks = [
-            adversarial_ood(ood, aims, encoder, steps, lr, init_std, each, batch_size, seed, progress)
-            for each in dict.fromkeys(weights)
-        ]
-        _check_names(attacks)
-    else:
-        _check_names(attacks)
-        _check_attacks(attacks, ood, aims, encoder)
     if min(len(known), len(ood)) < MIN_FOR_INTERVALS:
         logger.warning(
             f"With {len(known)} ID and {len(ood)} OOD images there are no intervals, which would be made of too few; "
             f"give at least {MIN_FOR_INTERVALS} of each."
         )
-    used = sorted({int(row) for attack in attacks for row in attack.target_rows})
 
-    views = [UNDEFENDED, *dict.fromkeys(defences)]
+    views = [UNDEFENDED, *dict.fromkeys(names)]
     fits: dict[str | None, dict[str, OODDetector]] = {}
     counts: dict[str, int | None] = {"ID": len(known), "OOD": len(ood), "targets": len(used)}
-    kinds = {"ID": known_digests, "OOD": ood_digests, "targets": [aim_digests[row] for row in used]}
+    kinds = {"ID": known_digests, "OOD": ood_digests, "targets": used_digests}
     if method.fit is None:
         fits[None] = dict.fromkeys(views, detector)
     elif is_fitted:
@@ -390,12 +362,21 @@ def evaluate_robustness(
         material = _Material(embed, detector, fit_images, fit_labels)
         _check_apart("id_images", known_digests, "fit_images", material.digests)
         _check_apart("ood_images", ood_digests, "fit_images", material.digests)
-        _check_apart("id_images", known_digests, "targets", kinds["targets"])
         kinds["to fit on"] = list(material.digests)
         material.add([aims[row] for row in used], kinds["targets"], positions)
+        material.check()
         counts |= {"to fit on": len(material.digests), "targets among these": material.num_shared}
-        fits[WITH_TARGETS] = {view: material.fit(view, with_targets=True) for view in views}
-        fits[WITHOUT_TARGETS] = {view: material.fit(view, with_targets=False) for view in views}
+        counts |= {"fitted on with targets": material.count(True), "fitted on without": material.count(False)}
+        # Before the attack, so that what cannot be fitted costs no time.
+        with saying_once():
+            fits[WITH_TARGETS] = {view: material.fit(view, with_targets=True) for view in views}
+            fits[WITHOUT_TARGETS] = {view: material.fit(view, with_targets=False) for view in views}
+    if attacks is None:
+        with saying_once():
+            attacks = [
+                adversarial_ood(ood, aims, encoder, batch_size=batch_size, progress=progress, **each)
+                for each in settings
+            ]
 
     sets = {CLEAN: ood, **{attack.name: attack.to_pil() for attack in attacks}}
     judged: dict[tuple[str | None, str], list[RobustnessRow]] = {}
@@ -416,9 +397,41 @@ def evaluate_robustness(
         {kind: data_digest(digests) for kind, digests in kinds.items()},
         list(attacks),
         [row for bank in fits for view in views for row in judged[bank, view]],
-        {"resamples": resamples, "confidence": 0.95, "seed": int(seed)},
+        {"resamples": resamples, "confidence": 0.95, "seed": seed},
         list_versions(),
     )
+
+
+@contextlib.contextmanager
+def saying_once() -> Iterator[None]:
+    """Let warnings of this package through once, where several fits or attacks would repeat each."""
+    said: set[str] = set()
+
+    def is_new(record: python_logging.LogRecord) -> bool:
+        message = record.getMessage()
+        if record.levelno < python_logging.WARNING or message not in said:
+            said.add(message)
+            return True
+        return False
+
+    package = __name__.split(".")[0]
+    loggers = [
+        each
+        for name, each in list(python_logging.root.manager.loggerDict.items())
+        if isinstance(each, python_logging.Logger) and f"{name}.".startswith(f"{package}.")
+    ]
+    for each in loggers:
+        each.addFilter(is_new)
+    try:
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            yield
+    finally:
+        for each in loggers:
+            each.removeFilter(is_new)
+    for warning in {(one.category, str(one.message)): one for one in found}.values():
+        # At the line that called what entered this.
+        warnings.warn(warning.message, warning.category, stacklevel=4)
 
 
 def describe_attacks(attacks: Sequence[AdversarialImages]) -> str:
@@ -434,13 +447,13 @@ def describe_attacks(attacks: Sequence[AdversarialImages]) -> str:
     rows = []
     for facts in (attack.summarize() for attack in attacks):
         cosines = [f"{facts[name]:.3f}" for name in ("start_similarity", "similarity", "saved_similarity")]
-        settings = [f"{facts['settings']['smoothness']:g}", str(facts["settings"]["steps"])]
+        settings = [write_number(facts["settings"]["smoothness"]), str(facts["settings"]["steps"])]
         rows.append([facts["name"], *settings, *cosines, f"{facts['l2']:.2f}", f"{255 * facts['linf']:.1f}"])
     lines = [_table(header, rows, 1)]
-    small = sorted({attack.images.shape[-1] for attack in attacks if attack.images.shape[-1] < SIDE_OF_PAPER})
-    if small and any(attack.settings["smoothness"] for attack in attacks):
+    sides = {attack.images.shape[-1] for attack in attacks if attack.settings["smoothness"] >= SMOOTHNESS_OF_PAPER / 2}
+    if small := sorted(side for side in sides if side < SIDE_OF_PAPER):
         lines.append(
-            f"The smoothness of 5000 is made for images of {SIDE_OF_PAPER} pixels. On these of "
+            f"The smoothness of {SMOOTHNESS_OF_PAPER} is made for images of {SIDE_OF_PAPER} pixels. On these of "
             f"{', '.join(map(str, small))} it allows less; a lower one corresponds to it."
         )
     return "\n\n".join(lines)
@@ -478,9 +491,14 @@ def describe_in_words(detector: Mapping[str, Any]) -> str:
     settings = "".join(f", {name} = {value}" for name, value in detector["settings"].items())
     model = detector["model"]
     return escape_markdown(
-        f"Method {detector['method']}{settings}; model {model['id'] or model['class']}, {model['dtype']}; "
+        f"Method {detector['method']}{settings}; model {name_model(model)}, {model['dtype']}; "
         f"{len(detector['labels']):,} labels."
     )
+
+
+def name_model(model: Mapping[str, Any]) -> str:
+    """Name a model by its class and by where it lies, which may be called after something else, as a detector is."""
+    return model["class"] if model["id"] is None else f"{model['class']} of {public_name(model['id'])}"
 
 
 class _Pictures(Sequence[Any]):
@@ -562,9 +580,14 @@ class _Material:
             raise ValueError(
                 f"Method {detector.method.name} needs the labels of `fit_images`; pass them as `fit_labels`."
             )
+        if self._labels is not None and len(self._labels) != len(listed):
+            raise ValueError(
+                f"`fit_labels` must be one per image, got {len(self._labels)} for {len(listed)} `fit_images`."
+            )
         features = embed.embed(listed, is_kept=True, labels=self._labels)
         self._images: list[Any] = [listed[row] for row in features.rows.tolist()]
         self._labels = features.labels
+        self._own_labels = features.labels
         self.digests = [bytes.fromhex(digest) for digest in features.digests]
         self._is_target = [False] * len(self._images)
         self._embeddings: dict[str, Tensor] = {UNDEFENDED: features.embeddings}
@@ -591,16 +614,46 @@ class _Material:
         own = self._embed.embed(added, is_kept=True).embeddings
         self._embeddings[UNDEFENDED] = torch.cat((self._embeddings[UNDEFENDED], own))
 
+    def count(self, with_targets: bool) -> int:
+        """Count what is fitted on."""
+        return sum(with_targets or not is_target for is_target in self._is_target)
+
+    def check(self) -> None:
+        """Check that enough is left without the targets."""
+        if not self.count(False):
+            raise ValueError(
+                "All of `fit_images` are targets, so that there is nothing to fit without them; give more images, or "
+                "fewer targets."
+            )
+        if self._own_labels is None:
+            return
+        labels = self._detector.labels
+        # What was added comes after the own images, and consists of targets.
+        own = zip(self._own_labels, self._is_target, strict=False)
+        left = {labels[label] for label, is_target in own if not is_target}
+        before = [label for label in labels if label in {labels[row] for row in self._own_labels}]
+        if "training_labels" in self._detector.method.needs:
+            present = before if self._labels is None else [labels[row] for row in self._labels]
+            check_every_label("`fit_images` has no image of", present, labels, "give images of each label")
+            check_every_label(
+                "Without the targets, `fit_images` has no image of",
+                left,
+                labels,
+                "give targets of several labels, or fewer of them",
+            )
+        elif lost := [label for label in before if label not in left]:
+            more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
+            logger.warning(
+                f"Without the targets, `fit_images` has no image of {', '.join(map(repr, lost[:3]))}{more}, so that "
+                "what is fitted without them misses more than the targets; give targets of several labels, or fewer "
+                "of them."
+            )
+
     def fit(self, defence: str, with_targets: bool) -> OODDetector:
         """Fit a copy of the detector on images as a defence leaves them."""
         if defence not in self._embeddings:
             self._embeddings[defence] = self._embed.view(self._images, defence, is_kept=False).features.embeddings
         kept = [row for row, is_target in enumerate(self._is_target) if with_targets or not is_target]
-        if not kept:
-            raise ValueError(
-                "All of `fit_images` are targets, so that there is nothing to fit without them; give more images, or "
-                "fewer targets."
-            )
         labels = None if self._labels is None else [self._labels[row] for row in kept]
         # A threshold of other scores would be dropped with a warning.
         copy = self._detector.with_changes(threshold=None)
@@ -628,6 +681,41 @@ def _measure(
     return RobustnessRow(attack, bank, defence, estimate(auroc), estimate(fpr_at_tpr), called_known, id_scores, scores)
 
 
+def _list_names(defences: Any) -> list[str]:
+    if isinstance(defences, str):
+        defences = [defences]
+    if defences is None or not isinstance(defences, Iterable):
+        raise TypeError(f"`defences` must be names of defences, got {defences!r}; give [] for none.")
+    names = list(defences)
+    for name in names:
+        if name not in DEFENCES:
+            raise ValueError(f"`defences` must be some of {', '.join(DEFENCES)}, got {name!r}.")
+    return names
+
+
+def _list_numbers(smoothness: Any) -> list[Any]:
+    if isinstance(smoothness, Real | str):
+        return [smoothness]
+    if not isinstance(smoothness, Iterable):
+        raise TypeError(
+            f"`smoothness` must be a number or several, got {smoothness!r}; give such as 5000 or [5000, 0]."
+        )
+    return list(smoothness)
+
+
+def _digests(word: str, images: Sequence[Any]) -> list[bytes]:
+    """Compute the digests of images, whose errors say which image it is."""
+    digests = []
+    for index, image in enumerate(images):
+        try:
+            digests.append(image_digest(image)[0])
+        except ImageError as error:
+            raise ImageError(f"{word} {index} ({error.source})", error.reason) from error
+        except TypeError as error:
+            raise TypeError(f"Cannot read {word} {index}: {error}") from error
+    return digests
+
+
 def _check_apart(name: str, digests: Sequence[bytes], other: str, other_digests: Sequence[bytes]) -> None:
     if shared := len({*digests} & {*other_digests}):
         raise ValueError(
@@ -645,7 +733,7 @@ def _count_fitted(detector: OODDetector, features: Features) -> int | None:
 
 def _check_names(attacks: Sequence[AdversarialImages]) -> None:
     if not attacks:
-        raise ValueError("There is no attack; give at least one `smoothness`, such as 5000 or 0.")
+        raise ValueError("`attacks` is empty; give at least one, or leave it out.")
     for attack in attacks:
         if not isinstance(attack, AdversarialImages):
             raise TypeError(f"`attacks` must be results of `adversarial_ood`, got {type(attack).__name__}.")
@@ -713,4 +801,6 @@ __all__ = [
     "describe_detector",
     "describe_in_words",
     "evaluate_robustness",
+    "name_model",
+    "saying_once",
 ]

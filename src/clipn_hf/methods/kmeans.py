@@ -27,11 +27,7 @@ def _fit(
             f"`num_clusters` is by default the number of labels, {clusters}, but there are {len(features)} images "
             "only; give more images, or a smaller `num_clusters`."
         )
-    if distance == "relative_mahalanobis" and clusters == 1:
-        raise ValueError(
-            "`num_clusters` must be at least 2 for `distance='relative_mahalanobis'`, got 1: the Gaussian of a single "
-            "cluster is also the one of all images."
-        )
+    _check_several(clusters, distance)
     centroids = fit_centroids(features, clusters, seed)
     if distance == "cosine":
         return {"centroids": centroids}
@@ -52,7 +48,7 @@ def _fit(
         )
     with warnings.catch_warnings():
         # Of labels that nobody gave.
-        warnings.filterwarnings("ignore", message=r".* classes in `labels` have one image only")
+        warnings.filterwarnings("ignore", message=r".* classes have one image only")
         return fit_gaussians(features, labels)._asdict()
 
 
@@ -68,7 +64,24 @@ def _score(inputs: MethodInputs, distance: Distance = "cosine") -> "Tensor":
 
 
 def _check(settings: Mapping[str, Any]) -> None:
+    from ..scores._checks import check_seed, check_whole
+
+    clusters = settings["num_clusters"]
     _check_distance(settings["distance"])
+    check_seed(settings["seed"])
+    if clusters is None:
+        return
+    if check_whole(clusters, "num_clusters") < 1:
+        raise ValueError(f"`num_clusters` must be at least 1, got {clusters}.")
+    _check_several(clusters, settings["distance"])
+
+
+def _check_several(clusters: int, distance: Distance) -> None:
+    if distance == "relative_mahalanobis" and clusters == 1:
+        raise ValueError(
+            "`num_clusters` must be at least 2 for `distance='relative_mahalanobis'`, got 1: the Gaussian of a single "
+            "cluster is also the one of all images."
+        )
 
 
 def _check_distance(distance: str) -> None:

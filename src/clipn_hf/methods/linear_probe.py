@@ -3,7 +3,8 @@
 """A score of the logits of a linear classifier that was trained on the embeddings of labelled ID images."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from .base import Method, MethodInputs, TrainingInputs
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..probing import LinearProbe
+    from ..scores import Gaussians
 
 ProbeScore = Literal["energy", "msp", "max_logit", "relative_mahalanobis", "perplexity"]
 
@@ -64,19 +66,37 @@ def add_gaussians(state: "dict[str, Tensor]", features: "Tensor", labels: "Tenso
         `dict[str, torch.Tensor]`
     """
     from ..probing.linear_probe import probe_logits
-    from ..scores import fit_gaussians
 
-    present, numbers = labels.unique(return_inverse=True)
     probe = {name: state[name] for name in PROBE_TENSORS}
     # Part by part, because logits of many classes take more memory than the embeddings.
     parts = (probe_logits(part, **probe) for part in features.split(2**14))
-    if len(state["bias"]) > 2:
-        return state | fit_gaussians(parts, numbers, len(present))._asdict()
+    return state | fit_logit_gaussians(parts, labels)._asdict()
+
+
+def fit_logit_gaussians(parts: "Iterable[Tensor]", labels: "Tensor") -> "Gaussians":
+    """Fit Gaussians to the logits of training images, by which the relative Mahalanobis distance compares new ones.
+
+    Args:
+        parts (`Iterable[torch.Tensor]` of shape `(images, classes)`): The logits, part by part.
+        labels (`torch.Tensor` of shape `(images,)`):
+            What the classifier was trained to take the images for. Classes may be without images.
+
+    Returns:
+        [`~clipn_hf.scores.Gaussians`]: Of the classes that have images.
+    """
+    from ..scores import fit_gaussians
+
+    present, numbers = labels.unique(return_inverse=True)
+    parts = iter(parts)
+    first = next(parts)
+    parts = chain([first], parts)
+    if first.shape[1] > 2:
+        return fit_gaussians(parts, numbers, len(present))
     # Of two logits trained from 0, one is the other with its sign changed. The pseudo-inverse ignores their sum, which
     # is rounding and nothing else; that is as it should be, and no fault of the images.
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The covariances of .* cannot be inverted")
-        return state | fit_gaussians(parts, numbers, len(present), shrinkage=0.0)._asdict()
+        return fit_gaussians(parts, numbers, len(present), shrinkage=0.0)
 
 
 def classify_by_probe(inputs: MethodInputs) -> "Tensor":

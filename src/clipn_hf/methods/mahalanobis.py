@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Squared Mahalanobis distance to the nearest class."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from .base import Method, MethodInputs, TrainingInputs
 
@@ -14,8 +15,16 @@ def fit_by_class(inputs: TrainingInputs, tied: bool = False, shrinkage: float | 
     from ..scores import fit_gaussians
 
     assert inputs.labels is not None
-    gaussians = fit_gaussians(inputs.image_embeddings, inputs.labels, inputs.num_classes, tied, shrinkage)
+    gaussians = fit_gaussians(
+        inputs.image_embeddings, inputs.labels, inputs.num_classes, tied, shrinkage, inputs.class_names
+    )
     return gaussians._asdict()
+
+
+def check_fit_by_class(settings: Mapping[str, Any]) -> None:
+    from ..scores.gaussians import check_gaussian_settings
+
+    check_gaussian_settings(settings["tied"], settings["shrinkage"])
 
 
 def _score(inputs: MethodInputs) -> "Tensor":
@@ -32,5 +41,6 @@ MAHALANOBIS = Method(
     needs=frozenset({"global", "training", "training_labels"}),
     score=_score,
     fit=fit_by_class,
+    check=check_fit_by_class,
     uses_text=False,
 )

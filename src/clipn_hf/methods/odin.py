@@ -3,8 +3,8 @@
 """MSP at a high temperature, of images that were changed a little towards what the model takes them for."""
 
 import math
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from .base import Method, MethodInputs
 
@@ -25,12 +25,7 @@ def _perturb(
     """
     import torch
 
-    from ..scores._checks import check_number, check_temperature
-
-    check_temperature(temperature)
-    check_number(magnitude, "magnitude")
-    if not 0 <= float(magnitude) < math.inf:
-        raise ValueError(f"`magnitude` must be finite and not negative, such as 0.0014, got {magnitude}.")
+    _check({"temperature": temperature, "magnitude": magnitude})
     if magnitude == 0:
         return pixel_values
     pixels = pixel_values.detach().clone().requires_grad_()
@@ -57,6 +52,16 @@ def _score(inputs: MethodInputs, temperature: float = 1000.0) -> "Tensor":
     return odin(inputs.logits, temperature)
 
 
+def _check(settings: Mapping[str, Any]) -> None:
+    from ..scores._checks import check_number, check_temperature
+
+    magnitude = settings["magnitude"]
+    check_temperature(settings["temperature"])
+    check_number(magnitude, "magnitude")
+    if not 0 <= float(magnitude) < math.inf:
+        raise ValueError(f"`magnitude` must be finite and not negative, such as 0.0014, got {magnitude}.")
+
+
 ODIN = Method(
     name="odin",
     title="Out-of-distribution detector for neural networks",
@@ -65,4 +70,5 @@ ODIN = Method(
     score=_score,
     min_labels=2,
     perturb=_perturb,
+    check=_check,
 )

@@ -123,17 +123,12 @@ def _check(settings: Mapping[str, Any]) -> None:
 def _report_on_state(
     state: "Mapping[str, Tensor]", settings: Mapping[str, Any], labels: Sequence[str], templates: Sequence[str]
 ) -> dict[str, Any]:
-    counts = state["kept_counts"].tolist()
-    fewest, most = (counts.index(extreme(counts)) for extreme in (min, max))
+    from ..probing.pseudo_labels import record_pseudo_labels
+
     return {
-        "pseudo_labels": {
-            "min_confidence": settings["min_confidence"],
-            "templates": [*templates],
-            "kept": sum(counts),
-            "of": int(state["counts"].sum()),
-            "fewest": {"label": labels[fewest], "images": counts[fewest]},
-            "most": {"label": labels[most], "images": counts[most]},
-        }
+        "pseudo_labels": record_pseudo_labels(
+            state["counts"].tolist(), state["kept_counts"].tolist(), settings["min_confidence"], labels, templates
+        )
     }
 
 

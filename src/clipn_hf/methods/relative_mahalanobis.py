@@ -5,7 +5,7 @@
 from typing import TYPE_CHECKING
 
 from .base import Method, MethodInputs
-from .mahalanobis import fit_by_class
+from .mahalanobis import check_fit_by_class, fit_by_class
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,5 +26,6 @@ RELATIVE_MAHALANOBIS = Method(
     score=_score,
     min_labels=2,
     fit=fit_by_class,
+    check=check_fit_by_class,
     uses_text=False,
 )

@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Log-odds of a virtual class, which has what of an image lies outside of the space that ID images fill."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from .base import Method, MethodInputs, TrainingInputs
 
@@ -25,6 +26,15 @@ def _score(inputs: MethodInputs) -> "Tensor":
     return virtual_logit(inputs.image_embeddings, inputs.logits, VirtualLogit(**inputs.state))
 
 
+def _check(settings: Mapping[str, Any]) -> None:
+    from ..scores._checks import check_whole
+
+    dims = settings["principal_dims"]
+    # How many there are at most is known when there are embeddings.
+    if dims is not None and check_whole(dims, "principal_dims") < 1:
+        raise ValueError(f"`principal_dims` must be at least 1, got {dims}.")
+
+
 VIM = Method(
     name="vim",
     title="Virtual-logit matching",
@@ -32,4 +42,5 @@ VIM = Method(
     needs=frozenset({"global", "training"}),
     score=_score,
     fit=_fit,
+    check=_check,
 )

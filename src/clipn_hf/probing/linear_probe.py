@@ -19,9 +19,11 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, normalize
 
 from ..files import atomic_path
+from ..hub_names import EMBEDDED_NAME, is_hub_id, public_name
 from ..scores._checks import check_features, check_whole
 
 _MAX_LABELS = 200
+# Of some old repositories, ids have no owner.
 _HUB_ID = r"[\w.-]+(/[\w.-]+)?"
 
 
@@ -141,21 +143,28 @@ class LinearProbe(
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         """Compose the card that is saved with the probe: its labels, its encoder, its training."""
         encoder, trained_on = self.encoder or {}, self.trained_on or {}
-        source = encoder.get("id")
-        is_on_hub = source is not None and re.fullmatch(_HUB_ID, source) is not None and not os.path.exists(source)
-        # Of a path, the rest tells of somebody's machine.
-        name = source if is_on_hub or source is None else os.path.basename(os.path.normpath(source))
+        source, finetuning = encoder.get("id"), trained_on.get("finetuning")
+        is_on_hub = source is not None and is_hub_id(source)
+        model, where, base = '"path/to/the/model"', None, source
+        if is_on_hub:
+            model = f'"{source}"'
+        elif isinstance(finetuning, Mapping):
+            # It was trained together with the encoder, which is saved around it.
+            model, where, base = '"path/to/the/folder/above"', "in the folder above", finetuning.get("base")
+        elif source == EMBEDDED_NAME and not os.path.exists(source):
+            model, where = "None", "embedded in clipn-hf"
+        name = f"`{_inline(public_name(source))}`" if source else None
         metadata = ModelCardData(
             library_name="clipn_hf",
             tags=self._hub_mixin_info.model_card_data.tags,
-            base_model=source if is_on_hub else None,
+            base_model=base if base and is_hub_id(base) else None,
         )
         names = ", ".join(f"`{_inline(label)}`" for label in (self.labels or [])[:_MAX_LABELS])
         further = len(self.labels or []) - _MAX_LABELS
         more = f" and {further:,} more" if further > 0 else ""
         digest = f"SHA-256 of what embeds images `{encoder['sha256'][:16]}…`" if "sha256" in encoder else None
         rows = {
-            "Encoder": ", ".join(part for part in (f"`{_inline(name)}`" if name else None, digest) if part),
+            "Encoder": ", ".join(part for part in (name, where, digest) if part),
             "Embeddings": f"{self.dim} dimensions, of unit norm",
             **_describe_training(trained_on),
         }
@@ -174,7 +183,7 @@ from clipn_hf import OODDetector
 from clipn_hf.probing import LinearProbe
 
 probe = LinearProbe.from_pretrained("path/to/this")
-detector = OODDetector.from_probe("{source if is_on_hub else "path/to/the/model"}", probe)
+detector = OODDetector.from_probe({model}, probe)
 ```
 
 {names}{more}
@@ -363,7 +372,10 @@ def _describe_training(trained_on: Mapping[str, Any]) -> dict[str, str]:
         ]
         rows[f"On the {where} images"] = ", ".join(part for part in known if part)
     for name in [name for name, value in rest.items() if isinstance(value, Mapping)]:
-        rows[name.replace("_", " ").capitalize()] = _list_settings(rest.pop(name))
+        told = dict(rest.pop(name))
+        if told.get("base"):
+            told["base"] = public_name(str(told["base"]))
+        rows[name.replace("_", " ").capitalize()] = _list_settings(told)
     return {**rows, "Settings": _list_settings(rest)}
 
 

@@ -7,7 +7,7 @@ Detection", TMLR 2024, https://arxiv.org/abs/2303.05828, code https://github.com
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -148,4 +148,34 @@ def pseudo_label(logits: Tensor | Iterable[Tensor], min_confidence: float | None
     return PseudoLabels(torch.cat(labels), confidence, kept, classes.pop(), min_confidence)
 
 
-__all__ = ["PseudoLabels", "pseudo_label"]
+def record_pseudo_labels(
+    counts: Sequence[int],
+    kept_counts: Sequence[int],
+    min_confidence: float | None,
+    labels: Sequence[str],
+    templates: Sequence[str],
+) -> dict[str, Any]:
+    """Record how a probe came by its pseudo-labels, for `fitted_on` of detectors and `trained_on` of probes.
+
+    Args:
+        counts (`Sequence[int]`): The number of images of each class, before the filter.
+        kept_counts (`Sequence[int]`): The number of those that are kept.
+        min_confidence (`float`, *optional*): The lowest confidence that was kept; None if all were.
+        labels (`Sequence[str]`): The names of the classes.
+        templates (`Sequence[str]`): Those of the texts that the images were compared with.
+
+    Returns:
+        `dict`: Of what JSON knows: `"min_confidence"`, `"templates"`, `"kept"`, `"of"`, and under `"fewest"` and
+        `"most"` the `"label"` and the number of `"images"` of the class with the fewest and the most kept images.
+    """
+    extremes = {"fewest": min(kept_counts), "most": max(kept_counts)}
+    return {
+        "min_confidence": min_confidence,
+        "templates": [*templates],
+        "kept": sum(kept_counts),
+        "of": sum(counts),
+        **{word: {"label": labels[[*kept_counts].index(count)], "images": count} for word, count in extremes.items()},
+    }
+
+
+__all__ = ["PseudoLabels", "pseudo_label", "record_pseudo_labels"]

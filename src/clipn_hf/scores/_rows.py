@@ -3,7 +3,7 @@
 """What scores on embeddings share: they go through them part by part, in bounded memory."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -64,8 +64,8 @@ def check_dimensions(features: Tensor, dim: int, other: str) -> None:
         )
 
 
-def enumerate_some(numbers: list[int], shown: int = 5) -> str:
-    """Write the first numbers of a list, and how many more there are."""
+def enumerate_some(numbers: Sequence[int] | Sequence[str], shown: int = 5) -> str:
+    """Write the first numbers or names of a list, and how many more there are."""
     more = f" and {len(numbers) - shown} more" if len(numbers) > shown else ""
     return ", ".join(map(str, numbers[:shown])) + more
 

@@ -67,8 +67,7 @@ def fit_centroids(features: Tensor, num_clusters: int, seed: int = 0) -> Tensor:
         raise ValueError(
             f"`num_clusters` must be at most the number of images in `features`, {len(features)}, got {num_clusters}."
         )
-    # An order that is the same however the images are ordered, from which the same ones are drawn
-    order = _as_bytes(features.float().cpu().numpy()).argsort(kind="stable")
+    order = _order(features)
     size = min(len(features), SAMPLE * num_clusters)
     drawn = np.sort(np.random.default_rng(seed).choice(len(features), size, replace=False))
     sample = features[torch.from_numpy(order[drawn]).to(features.device)]
@@ -124,6 +123,15 @@ def nearest_centroids(features: Tensor, centroids: Tensor) -> Tensor:
         # Half the squared distances, but for the square of the image itself
         found[rows] = (half - unit(features[rows].float(), "features") @ centroids.T).argmin(dim=1)
     return found
+
+
+def _order(features: Tensor) -> npt.NDArray[np.int64]:
+    """Order images in a way that does not depend on how they come, and hardly on how their embeddings are rounded."""
+    direction = torch.from_numpy(np.random.default_rng(0).standard_normal(features.shape[1]))
+    places = torch.empty(len(features), dtype=torch.float64)
+    for rows in chunks(len(features), 2 * features.shape[1]):
+        places[rows] = unit(features[rows].float(), "features").cpu().double() @ direction
+    return places.numpy().argsort(kind="stable")
 
 
 def _as_bytes(rows: npt.NDArray[np.float32]) -> npt.NDArray[np.void]:

@@ -11,9 +11,10 @@ Out-of-Distribution Detection", TMLR 2024, https://arxiv.org/abs/2303.05828.
 """
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -47,6 +48,7 @@ def fit_gaussians(
     num_classes: int | None = None,
     tied: bool = False,
     shrinkage: float | None = None,
+    class_names: Sequence[str] | None = None,
 ) -> Gaussians:
     r"""Fit Gaussians to the embeddings of labelled ID images.
 
@@ -75,6 +77,7 @@ def fit_gaussians(
             \\( \rho \\) in [0, 1]. By default 0 where both covariances can be inverted, else the oracle approximating
             value of the common covariance. With 0, a covariance that cannot be inverted has its pseudo-inverse, which
             ignores every direction in which the images do not vary.
+        class_names (`Sequence[str]`, *optional*): What errors and warnings call the classes; by default their numbers.
 
     Returns:
         [`Gaussians`]: Means and precision matrices, float64, on the device of `features`.
@@ -82,8 +85,9 @@ def fit_gaussians(
     Raises:
         TypeError: `features` or a part of it, or `labels` is not a tensor, `labels` does not hold whole numbers, or
             another argument has the wrong type.
-        ValueError: Shapes that do not fit, fewer than two images, a value that is not finite, a label out of range, a
-            class without images, no class with two images, or features that do not vary within the classes.
+        ValueError: Shapes that do not fit, fewer than two images, a value that is not finite, a label out of range,
+            names of more or fewer classes, a class without images, no class with two images, or features that do not
+            vary within the classes.
 
     Source: Lee et al. 2018, section 2.1; Ren et al. 2021; Adaloglou et al. 2024, whose code takes the unweighted
     mean. Shrinkage: Chen et al., "Shrinkage Algorithms for MMSE Covariance Estimation", IEEE
@@ -103,10 +107,10 @@ def fit_gaussians(
     """
     if isinstance(features, Tensor):
         features = check_features(features, "features", min_images=2)
-    counts = _count_labels(labels, len(features) if isinstance(features, Tensor) else None, num_classes)
+    check_gaussian_settings(tied, shrinkage)
+    images = len(features) if isinstance(features, Tensor) else None
+    counts = _count_labels(labels, images, num_classes, class_names)
     images = len(labels)
-    if shrinkage is not None:
-        check_share(shrinkage, "shrinkage")
     single = (counts == 1).nonzero().flatten().tolist()
     if len(single) == len(counts):
         raise ValueError(
@@ -115,7 +119,7 @@ def fit_gaussians(
         )
     if single:
         warnings.warn(
-            f"{len(single)} of {len(counts)} classes in `labels` have one image only ({enumerate_some(single)}); "
+            f"{len(single)} of {len(counts)} classes have one image only ({_enumerate_classes(single, class_names)}); "
             "these images have no part in the covariance. Give at least two images of each class.",
             stacklevel=2,
         )
@@ -162,6 +166,19 @@ def fit_gaussians(
         _invert(matrix, rate or 0.0, noise) for matrix in (covariance, global_covariance)
     )
     return Gaussians(class_means, class_precision, global_mean, global_precision)
+
+
+def check_gaussian_settings(tied: object, shrinkage: object) -> None:
+    """Check the settings of [`fit_gaussians`] that do not depend on the images.
+
+    Raises:
+        TypeError: One is of the wrong type.
+        ValueError: `shrinkage` is outside of [0, 1].
+    """
+    if not isinstance(tied, bool | np.bool_):
+        raise TypeError(f"`tied` must be True or False, got {type(tied).__name__} {tied!r}.")
+    if shrinkage is not None:
+        check_share(shrinkage, "shrinkage")
 
 
 def mahalanobis(features: Tensor, gaussians: Gaussians) -> Tensor:
@@ -367,7 +384,9 @@ def _oracle_shrinkage(covariance: Tensor, images: float) -> float:
     return 1.0 if error >= spread else error / spread
 
 
-def _count_labels(labels: Tensor, images: int | None, num_classes: int | None) -> Tensor:
+def _count_labels(
+    labels: Tensor, images: int | None, num_classes: int | None, class_names: Sequence[str] | None
+) -> Tensor:
     """Check labels; return how many images each class has."""
     if not isinstance(labels, Tensor):
         raise TypeError(f"`labels` must be a torch.Tensor of shape (images,), got {type(labels).__name__}.")
@@ -386,14 +405,22 @@ def _count_labels(labels: Tensor, images: int | None, num_classes: int | None) -
         raise ValueError(
             f"`labels` must be between 0 and {num_classes - 1} for {num_classes} classes, got {lowest} to {highest}."
         )
+    if class_names is not None and len(class_names) != num_classes:
+        raise ValueError(
+            f"`class_names` must be one name for each of the {num_classes} classes, got {len(class_names)}."
+        )
     counts = labels.long().bincount(minlength=num_classes)
     empty = (counts == 0).nonzero().flatten().tolist()
     if empty:
         raise ValueError(
-            f"`labels` has no image for {len(empty)} of {num_classes} classes: {enumerate_some(empty)}. Give images "
-            "of each class, or leave out these classes."
+            f"`labels` has no image for {len(empty)} of {num_classes} classes: "
+            f"{_enumerate_classes(empty, class_names)}. Give images of each class, or leave out these classes."
         )
     return counts
 
 
-__all__ = ["Gaussians", "fit_gaussians", "mahalanobis", "relative_mahalanobis"]
+def _enumerate_classes(classes: list[int], names: Sequence[str] | None) -> str:
+    return enumerate_some(classes) if names is None else enumerate_some([repr(names[number]) for number in classes])
+
+
+__all__ = ["Gaussians", "check_gaussian_settings", "fit_gaussians", "mahalanobis", "relative_mahalanobis"]

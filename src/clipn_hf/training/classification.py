@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import datasets
+import torch
 
 from ..encoders import DualEncoder
 from ..features import Features, extract_features
@@ -29,7 +30,10 @@ class ClassificationDataArguments:
         metadata={"help": "Training images: Hub id, folder with a folder for each class, parquet files, .tar shards."}
     )
     dataset_config: str | None = field(default=None, metadata={"help": "Configuration of the data set."})
-    split: str = field(default="train", metadata={"help": "Split of the training images, such as train[:1000]."})
+    split: str | None = field(
+        default=None,
+        metadata={"help": "Split of the training images, such as train[:1000]. Default: train, or the only one."},
+    )
     image_column: str = field(default="image", metadata={"help": "Column of the image."})
     label_column: str | None = field(
         default="label", metadata={"help": "Column of the class; an empty text where the training images have none."}
@@ -45,12 +49,14 @@ class ClassificationDataArguments:
     )
 
     id_dataset: list[str] | None = field(
-        default=None, metadata={"help": "Test images of the same classes. Default: `dataset`, in `id_split`."}
+        default=None, metadata={"help": "Test images of the same classes. Default: another split of `dataset`."}
     )
     id_dataset_config: str | None = field(
         default=None, metadata={"help": "Configuration of id_dataset. Default: as for training, if it is that set."}
     )
-    id_split: str = field(default="test", metadata={"help": "Split of the test images."})
+    id_split: str | None = field(
+        default=None, metadata={"help": "Split of the test images. Default: test, or the only one of `id_dataset`."}
+    )
     id_image_column: str | None = field(
         default=None, metadata={"help": "Column of the test image. Default: as `image_column`."}
     )
@@ -61,8 +67,9 @@ class ClassificationDataArguments:
         default_factory=list,
         metadata={"help": "Sets of images of none of the classes: Hub ids, folders or files, or name=one of these."},
     )
-    ood_split: list[str] = field(
-        default_factory=lambda: ["test"], metadata={"help": "Split of all OOD sets, or one for each of them."}
+    ood_split: list[str] | None = field(
+        default=None,
+        metadata={"help": "Split of all OOD sets, or one for each of them. Default: test, or the only one of a set."},
     )
     ood_image_column: list[str] | None = field(
         default=None,
@@ -147,12 +154,14 @@ def load_classification_data(args: ClassificationDataArguments) -> Classificatio
         [`ClassificationData`]: The labels of both sets count in the same order.
 
     Raises:
-        ValueError: A set cannot be loaded, or test images are of classes that training does not have. The message
-            begins with the argument that names the set.
+        ValueError: A set cannot be loaded, has several splits of which none is given, or test images are of classes
+            that training does not have, or would be the training images. The message begins with the argument that
+            names the set.
     """
     with _naming("dataset", args.dataset, "split", args.split):
+        split = args.split or _default_split(args.dataset, args.dataset_config, "train", "split")
         of_train: dict[str, Any] = {
-            "split": args.split,
+            "split": split,
             "config_name": args.dataset_config,
             "image_column": args.image_column,
             "filters": parse_filter(args.filter),
@@ -164,12 +173,20 @@ def load_classification_data(args: ClassificationDataArguments) -> Classificatio
     labels = args.labels or _names_of_classes(train)
     id_source = args.id_dataset or args.dataset
     same = id_source == args.dataset
+    id_config = args.dataset_config if same and args.id_dataset_config is None else args.id_dataset_config
     with _naming("id_dataset" if args.id_dataset else "dataset", id_source, "id_split", args.id_split):
+        id_split = args.id_split or _default_split(id_source, id_config, "test", "id_split")
+        described = (id_config, id_split, args.id_filter)
+        if same and args.id_split is None and described == (args.dataset_config, split.partition("[")[0], args.filter):
+            raise ValueError(
+                f"Its only split is {id_split!r}, so that the test images would be the training images; give other "
+                "images of the classes as `id_dataset`, or another split as `id_split`."
+            )
         test = _load_classes(
             id_source,
             args.labels,
-            split=args.id_split,
-            config_name=args.dataset_config if same and args.id_dataset_config is None else args.id_dataset_config,
+            split=id_split,
+            config_name=id_config,
             image_column=args.id_image_column or args.image_column,
             label_column=args.id_label_column,
             filters=parse_filter(args.id_filter),
@@ -177,14 +194,19 @@ def load_classification_data(args: ClassificationDataArguments) -> Classificatio
         if args.labels is None:
             test = _follow_labels(test, labels)
     sets = parse_ood_datasets(args.ood_datasets)
-    splits = args.ood_split * len(sets) if len(args.ood_split) == 1 else args.ood_split
+    splits: Sequence[str | None] = args.ood_split or [None]
+    splits = [*splits] * len(sets) if len(splits) == 1 else splits
     columns = args.ood_image_column or [args.image_column]
     columns = columns * len(sets) if len(columns) == 1 else columns
     ood = {}
-    for (name, source), split, column in zip(sets.items(), splits, columns, strict=False):
-        with _naming("ood_datasets", [source], "ood_split", split):
+    for (name, source), ood_split, column in zip(sets.items(), splits, columns, strict=False):
+        with _naming("ood_datasets", [source], "ood_split", ood_split):
             ood[name] = load_labelled_images(
-                source, split=split, image_column=column, label_column=None, filters=parse_filter(args.ood_filter)
+                source,
+                split=ood_split or _default_split([source], None, "test", "ood_split"),
+                image_column=column,
+                label_column=None,
+                filters=parse_filter(args.ood_filter),
             )
     return ClassificationData(list(labels), train, test, ood)
 
@@ -212,6 +234,28 @@ def check_training_classes(data: ClassificationData) -> None:
         )
 
 
+def load_encoder(model: str | None, device: str | torch.device | None = None) -> DualEncoder:
+    """Load the dual encoder that `model_name_or_path` names.
+
+    Args:
+        model (`str`, *optional*): Hub id or folder. Defaults to the checkpoint inside this package.
+        device (`str` or `torch.device`, *optional*): As in [`DualEncoder`].
+
+    Returns:
+        [`DualEncoder`]
+
+    Raises:
+        ValueError: It cannot be loaded. The message is one line.
+    """
+    try:
+        return DualEncoder.from_pretrained(model, device=device)
+    # A model may be missing, not reachable, of another kind, or without weights.
+    except (OSError, ValueError, TypeError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        named = "the checkpoint inside this package" if model is None else model
+        raise ValueError(f"`model_name_or_path` {named}: {reason}") from error
+
+
 def embed_rows(rows: datasets.Dataset, encoder: DualEncoder, **arguments: Any) -> Features:
     """Embed the images of a data set, with their labels where it has them.
 
@@ -228,14 +272,30 @@ def embed_rows(rows: datasets.Dataset, encoder: DualEncoder, **arguments: Any) -
 
 
 @contextlib.contextmanager
-def _naming(argument: str, source: Sequence[str], split_argument: str, split: str) -> Iterator[None]:
+def _naming(argument: str, source: Sequence[str], split_argument: str, split: str | None) -> Iterator[None]:
     """Begin errors with the arguments that name what cannot be loaded."""
     try:
         yield
     # A set may be missing, not reachable, or not what its kind of file should be.
     except (OSError, ValueError, KeyError, datasets.exceptions.DatasetsError) as error:
         reason = str(error).strip() or type(error).__name__
-        raise ValueError(f"`{argument}` {' '.join(source)}, `{split_argument}` {split}: {reason}") from error
+        named = f"`{argument}` {' '.join(source)}" + ("" if split is None else f", `{split_argument}` {split}")
+        raise ValueError(f"{named}: {reason}") from error
+
+
+def _default_split(source: Sequence[str], config: str | None, preferred: str, argument: str) -> str:
+    """The split of a set of which none is given: the preferred one where it exists, or else the only one."""
+    # Files have no splits, whatever theirs is called; of a folder that is not there, loading tells.
+    if len(source) > 1 or source[0].lower().endswith(_EXTENSIONS):
+        return "train"
+    if not os.path.exists(source[0]) and source[0].startswith((".", "/", "~")):
+        return preferred
+    names = datasets.get_dataset_split_names(source[0], config)
+    if preferred in names:
+        return preferred
+    if len(names) == 1:
+        return str(names[0])
+    raise ValueError(f"There is no split {preferred!r} among {', '.join(names)}; name one of these as `{argument}`.")
 
 
 def _last_part(source: str) -> str:
@@ -287,5 +347,6 @@ __all__ = [
     "check_training_classes",
     "embed_rows",
     "load_classification_data",
+    "load_encoder",
     "parse_ood_datasets",
 ]

@@ -17,9 +17,12 @@ from ..evaluation.provenance import describe_encoder, list_versions
 from ..evaluation.results import CONVENTION
 from ..evaluation.tables import escape_markdown, grid
 from ..features import Features
-from ..scores import energy, fit_gaussians, msp, relative_mahalanobis
+from ..methods.linear_probe import fit_logit_gaussians
+from ..scores import energy, max_logit, msp, perplexity, relative_mahalanobis
 
 SCORES: Mapping[str, Callable[[Tensor], Tensor]] = {"msp": msp, "energy": energy}
+# Measured where a detector judges by them.
+_FURTHER_SCORES: Mapping[str, Callable[[Tensor], Tensor]] = {"max_logit": max_logit, "perplexity": perplexity}
 # Of the logits of training images, too.
 RELATIVE_MAHALANOBIS = "relative_mahalanobis"
 RESAMPLES = 1000
@@ -33,6 +36,7 @@ def classification_metrics(
     train_logits: Tensor | None = None,
     train_labels: Tensor | None = None,
     resamples: int = 0,
+    score: str | None = None,
 ) -> dict[str, Any]:
     """Measure how well logits tell classes from each other, and images of the classes from all others.
 
@@ -45,14 +49,15 @@ def classification_metrics(
         train_labels (`torch.Tensor` of shape `(images,)`, *optional*): What these were trained to be, int64.
         resamples (`int`, *optional*, defaults to 0):
             Draws of the bootstrap for 95 % intervals over images; none without any.
+        score (`str`, *optional*): A score that is measured in any case, as a detector judges by it.
 
     Returns:
         `dict`: `"accuracy"`, and under `"ood"` of each set and score `"auroc"` and `"fpr95"` (ID positive), in [0, 1],
-        with `resamples` also `"auroc_interval"` and `"fpr95_interval"`, `[low, high]`. Scores are msp, energy and,
-        with training images, relative_mahalanobis. Of FPR95 lower is better, of all else higher.
+        with `resamples` also `"auroc_interval"` and `"fpr95_interval"`, `[low, high]`. Scores are msp, energy, `score`
+        and, with training images, relative_mahalanobis. Of FPR95 lower is better, of all else higher.
 
     Raises:
-        ValueError: Logits that are not finite, or what the scores refuse.
+        ValueError: Logits that are not finite, or what the scores refuse; there is no such `score`.
 
     Example:
 
@@ -67,22 +72,27 @@ def classification_metrics(
     ```
     """
     scores = dict(SCORES)
+    if score is not None and score in _FURTHER_SCORES:
+        scores[score] = _FURTHER_SCORES[score]
+    elif score not in (None, *SCORES, RELATIVE_MAHALANOBIS):
+        known = ", ".join(map(repr, (*SCORES, *_FURTHER_SCORES, RELATIVE_MAHALANOBIS)))
+        raise ValueError(f"`score` must be one of {known}, got {score!r}.")
     if train_logits is not None and train_labels is not None and ood_logits:
         # Pseudo-labels may leave classes out, and of single images there is no covariance.
-        classes, positions, counts = train_labels.unique(return_inverse=True, return_counts=True)
+        classes, counts = train_labels.unique(return_counts=True)
         if len(classes) > 1 and counts.max() > 1:
-            gaussians = fit_gaussians(train_logits, positions)
+            gaussians = fit_logit_gaussians([train_logits], train_labels)
             scores[RELATIVE_MAHALANOBIS] = lambda logits: relative_mahalanobis(logits, gaussians)
-    of_id = {score: compute(id_logits) for score, compute in scores.items()}
+    of_id = {name: compute(id_logits) for name, compute in scores.items()}
     ood: dict[str, dict[str, dict[str, Any]]] = {}
     for name, logits in ood_logits.items():
         ood[name] = {}
-        for score, compute in scores.items():
-            of_ood, measured = compute(logits), ood[name].setdefault(score, {})
+        for called, compute in scores.items():
+            of_ood, measured = compute(logits), ood[name].setdefault(called, {})
             for metric, measure in _METRICS.items():
-                measured[metric] = measure(of_id[score], of_ood)
+                measured[metric] = measure(of_id[called], of_ood)
                 if resamples:
-                    interval = bootstrap_interval(measure, of_id[score], of_ood, resamples=resamples)
+                    interval = bootstrap_interval(measure, of_id[called], of_ood, resamples=resamples)
                     measured[f"{metric}_interval"] = [interval.low, interval.high]
     return {"accuracy": (id_logits.argmax(dim=1) == id_labels).double().mean().item(), "ood": ood}
 

@@ -2,21 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Names, links, numbers and tables as model cards show them."""
 
-import os
-import re
 from collections.abc import Sequence
 
-
-def is_hub_id(name: str) -> bool:
-    """Tell whether a name is the id of something on the Hub, and not a path."""
-    return re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None and not os.path.exists(name)
+from .. import hub_names
+from ..hub_names import is_hub_id
 
 
 def public_name(name: str) -> str:
     """Keep of a path only the last part, which says enough and gives nothing away."""
-    if is_hub_id(name) or name.startswith(("http://", "https://")):
-        return name
-    return os.path.basename(os.path.normpath(name))
+    return name if name.startswith(("http://", "https://")) else hub_names.public_name(name)
 
 
 def link(name: str, kind: str = "") -> str:

@@ -27,12 +27,13 @@ from transformers.utils import logging
 from ..detector import OODDetector
 from ..encoders import DualEncoder
 from ..files import atomic_path
+from ..hub_names import is_hub_id
 from ..images import ImageError, load_image
 from ..modeling import CLIPNModel, CLIPNProcessor
 from ..modeling.description import describe_config
 from ..prompts import resolve_templates
 from .clipn_config import CLIPNTrainingArguments
-from .markdown import is_hub_id, link
+from .markdown import link
 from .model_card_results import (
     detection_metrics,
     last_evaluation,
