@@ -140,4 +140,6 @@ def _page(reports: Mapping[str, Mapping[str, RobustnessReport]]) -> str:
 
 def _percent(report: RobustnessReport, attacked: str, bank: str | None, defence: str) -> str:
     interval = report.row(attacked, bank, defence).auroc
-    return f"{100 * interval.estimate:.1f} [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
+    value = f"{100 * interval.estimate:.1f}"
+    # There is none of few images.
+    return value if interval.low != interval.low else f"{value} [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"

@@ -298,7 +298,7 @@ def spread(cell: Mapping[str, list[float]], metric: str) -> str:
     values = cell[metric]
     if len(values) > 1:
         return f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}"
-    if metric == "auroc" and "interval" in cell:
+    if metric in ("auroc", "accuracy") and "interval" in cell:
         return f"{values[0]:.1f} [{cell['interval'][0]:.1f}, {cell['interval'][1]:.1f}]"
     return f"{values[0]:.1f}"
 
@@ -372,14 +372,16 @@ def draw_lines(
             )[0]
             if len(points[0][1]) > 1:
                 deviation = np.array([statistics.stdev(values) for _, values in points])
-                axes.fill_between(x, mean - deviation, mean + deviation, color=COLORS[index], alpha=0.15, linewidth=0)
+                low, high = mean - deviation, np.minimum(mean + deviation, 100)
+                axes.fill_between(x, low, high, color=COLORS[index], alpha=0.15, linewidth=0)
         for index, (label, value) in enumerate((levels or {}).get(title, {}).items()):
             handles[label] = axes.axhline(
                 value, color=(FADED, INK)[index % 2], linewidth=1.1, linestyle=((0, (1, 2)), (0, (5, 3)))[index % 2]
             )
         if log:
             axes.set_xscale("log", base=2)
-            axes.set_xticks(x, [f"{value:g}" for value in x])
+            ticks = sorted({value for points in curves.values() for value, _ in points})
+            axes.set_xticks(ticks, [f"{value:g}" for value in ticks])
         axes.set_title(title, fontsize=9, color=INK, loc="left", fontweight="bold")
         axes.set_xlabel(x_label, fontsize=9, color=INK)
     all_axes[0].set_ylabel(y_label, fontsize=9, color=INK)

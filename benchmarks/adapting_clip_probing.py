@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from adapting_clip_data import (
     CONVENTION,
+    RESAMPLES,
     ZERO_SHOT,
     Draw,
     Results,
@@ -38,7 +39,6 @@ SCORES = {"msp": "MSP", "energy": "Energy", "relative_mahalanobis": "RMD on logi
 SHOTS = (1, 2, 4, 8, 16)
 SHOT_SEEDS = 10
 SHOTS_ON = ("halves", "emoji", "cifar10")
-RESAMPLES = 1000
 
 
 def probing(root: Path, output: Path) -> None:
@@ -151,7 +151,7 @@ def _page(results: Results) -> str:
             f"Of the images to fit on, {right} % have the right label as the nearest text.",
             table(
                 ["classifier", "ID accuracy, %"],
-                [[classifier, spread_accuracy(cell)] for classifier, cell in accuracy.items()],
+                [[classifier, spread(cell, "accuracy")] for classifier, cell in accuracy.items()],
             ),
             results.table(name, "classifier, score", groups),
         ]
@@ -194,15 +194,6 @@ def _page(results: Results) -> str:
         header = ["method, shots", "accuracy, %", *(f"{title}, AUROC ↑" for title in groups.values())]
         lines += [f"### {DATA[name][0]}", table(header, rows)]
     return "\n\n".join(lines) + "\n"
-
-
-def spread_accuracy(cell: Mapping[str, list[float]]) -> str:
-    """Mean and deviation over draws, or the value with its interval."""
-    values = cell["accuracy"]
-    if len(values) > 1:
-        return f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}"
-    interval = cell.get("interval")
-    return f"{values[0]:.1f}" + (f" [{interval[0]:.1f}, {interval[1]:.1f}]" if interval else "")
 
 
 def _draw_shots(results: Results, output: Path) -> None:
