@@ -166,6 +166,13 @@ IMPORTS: dict[str, set[str]] = {
     "evaluation.adversarial_pictures": {"evaluation.adversarial", "evaluation.figures"},
     "evaluation.defences": set(),
     "evaluation.provenance": {"encoders"},
+    "evaluation.robustness_report": {
+        "evaluation.adversarial",
+        "evaluation.defences",
+        "evaluation.metrics",
+        "evaluation.results",
+        "evaluation.tables",
+    },
     "evaluation.robustness": {
         "detector",
         "detector_checks",
@@ -176,8 +183,7 @@ IMPORTS: dict[str, set[str]] = {
         "evaluation.defences",
         "evaluation.metrics",
         "evaluation.provenance",
-        "evaluation.results",
-        "evaluation.tables",
+        "evaluation.robustness_report",
         "features",
         "images",
     },

@@ -13,7 +13,7 @@ from transformers import CLIPModel, CLIPProcessor
 
 from clipn_hf import DualEncoder, OODDetector
 from clipn_hf.digests import data_digest, image_digest
-from clipn_hf.evaluation import robustness
+from clipn_hf.evaluation import robustness, robustness_report
 from clipn_hf.evaluation.adversarial import adversarial_ood
 from clipn_hf.evaluation.defences import DEFENCES, Defence
 from clipn_hf.evaluation.metrics import auroc
@@ -290,7 +290,8 @@ def test_defences_change_all_images(
         red, *_ = np.asarray(picture)[0, 0].tolist()
         return Image.new("RGB", picture.size, "red" if red % 2 else "orange")
 
-    monkeypatch.setattr(robustness, "DEFENCES", {"red": Defence("red", "paints it red", paint)})
+    for module in (robustness, robustness_report):
+        monkeypatch.setattr(module, "DEFENCES", {"red": Defence("red", "paints it red", paint)})
     detector = OODDetector(encoder, LABELS, "nearest_neighbors")
     report = evaluate_robustness(
         detector, known, unknown, fit_images[:2], fit_images=fit_images, smoothness=[0], defences=["red"], **FAST
@@ -440,7 +441,8 @@ def test_the_smoothness_of_the_paper_is_for_larger_images(
 def test_names_are_escaped_in_tables(
     encoder: DualEncoder, known: list[Any], unknown: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(robustness, "DEFENCES", {"a|b": Defence("a|b", "nothing", lambda picture: picture)})
+    for module in (robustness, robustness_report):
+        monkeypatch.setattr(module, "DEFENCES", {"a|b": Defence("a|b", "nothing", lambda picture: picture)})
     detector = OODDetector(encoder, LABELS, "mcm")
     report = evaluate_robustness(
         detector, known, unknown, pictures(2, seed=7, dark=True), smoothness=[0], defences="a|b", **FAST
