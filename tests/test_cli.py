@@ -29,6 +29,7 @@ def test_version_and_help(run: Command) -> None:
     assert code == 0
     assert {
         "detect",
+        "explain",
         "calibrate",
         "mine",
         "evaluate",
@@ -88,6 +89,7 @@ def test_help_version_and_completion_do_not_wait_for_torch(command: list[str]) -
         (["--version"], {}, "clipn-hf "),
         (["--help"], {}, "detect"),
         (["detect", "--help"], {}, "--labels-file"),
+        (["explain", "--help"], {}, "--absolute"),
         (["mine", "--help"], {}, "--max-similarity"),
         ([], completion, "mcm"),
     ):
@@ -145,7 +147,7 @@ def test_methods_lists_the_table(run: Command) -> None:
             assert cli_options.read_value(given) == value
             assert given != "None"
         # What needs pictures cannot do with any embeddings.
-        assert ("images, not embeddings" in lines[name]) == ("pixels" in method.needs)
+        assert ("images, not embeddings" in lines[name]) == bool(method.needs & {"pixels", "patches"})
         assert ("any model" in lines[name]) == (method.needs <= {"global"})
     assert "num_groups=null makes groups of at least 100 negative labels" in out
     # Each setting that the method finds itself is explained.

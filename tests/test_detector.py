@@ -28,11 +28,11 @@ from clipn_hf.images import ImageError
 from clipn_hf.methods import METHODS, MethodInputs, TrainingInputs
 
 LABELS = ["cat", "dog", "red bird", "tree"]
-# Those that need a sigmoid model have tests of their own.
-SERVED = [name for name, method in METHODS.items() if "sigmoid" not in method.needs]
+# Those that need a sigmoid model, or an "unknown" prompt, have tests of their own.
+SERVED = [name for name, method in METHODS.items() if not method.needs & {"sigmoid", "unknown"}]
 every_method = pytest.mark.parametrize("method", SERVED)
-# All others change images before they judge them.
-JUDGES_EMBEDDINGS = [name for name in SERVED if METHODS[name].perturb is None]
+# All others change images before they judge them, or look at their patches.
+JUDGES_EMBEDDINGS = [name for name in SERVED if not METHODS[name].judges_images(METHODS[name].settings)]
 judges_embeddings = pytest.mark.parametrize("method", JUDGES_EMBEDDINGS)
 CANDIDATES = ["car", "house", "moon", "piano", "river", "shoe", "spoon", "table", "violin", "wheel"]
 FEW = {"corpus": CANDIDATES, "fraction": 0.6, "filters": (), "max_similarity": None, "use_cache": False}
@@ -80,7 +80,8 @@ def embeddings(encoder: DualEncoder, images: list[Image.Image]) -> torch.Tensor:
 def test_record_says_what_the_scores_say(encoder: DualEncoder, method: str) -> None:
     row = METHODS[method]
     detector = trained(encoder, method)
-    embeddings = detector.embed_prepared(encoder.prepare_images(IMAGES))
+    prepared = encoder.prepare_images(IMAGES)
+    embeddings = detector.embed_prepared(prepared)[:, : detector.dim]
     text, no_text = encoder.class_embeddings(LABELS, detector.templates)
     assert no_text is not None
     similarity = embeddings @ text.T
@@ -101,6 +102,11 @@ def test_record_says_what_the_scores_say(encoder: DualEncoder, method: str) -> N
     given = MethodInputs(
         similarity, logits, no_logits, embeddings, state, negatives, embed_pairs, text, encoder.logit_scale
     )
+    if row.summarize is not None and "patches" in row.needs:
+        kept = row.summarize(
+            encoder.local_image_embeddings(prepared) @ text.T, **row.settings_of(row.summarize, detector.settings)
+        )
+        given = replace(given, patch_summary=kept)
     if row.classify is not None:
         # Labels are those of the classifier that was learnt, too.
         logits = row.classify(given)
@@ -220,7 +226,7 @@ def test_settings_reach_the_score(encoder: DualEncoder) -> None:
 
 def test_plain_clip_says_which_methods_it_serves(tiny_clip: CLIPModel, tiny_processor: CLIPProcessor) -> None:
     usable = [name for name in SERVED if "no" not in METHODS[name].needs]
-    assert usable[:2] == ["mcm", "msp"]
+    assert usable[:3] == ["mcm", "gl_mcm", "msp"]
     for method in map(METHODS.__getitem__, SERVED):
         if "no" in method.needs:
             message = (
@@ -1222,7 +1228,7 @@ def test_a_detector_on_embeddings(encoder: DualEncoder) -> None:
             with pytest.raises(ValueError, match=f"Method {method.name} needs a CLIPN .* got PrecomputedEncoder"):
                 OODDetector(precomputed, LABELS, method.name)
             continue
-        if method.perturb is not None:
+        if method.judges_images(method.settings):
             with pytest.raises(ValueError, match=f"Method {method.name} needs images.* got PrecomputedEncoder"):
                 OODDetector(precomputed, LABELS, method.name)
             continue

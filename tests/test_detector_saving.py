@@ -31,9 +31,9 @@ LABELS = ["cat", "dog", "red bird", "tree"]
 IMAGES = [Image.fromarray(np.random.default_rng(seed).integers(0, 256, (40, 36, 3), np.uint8)) for seed in range(7)]
 TRAINING = torch.randn(40, 24, generator=torch.Generator().manual_seed(1))
 HELD_OUT = torch.randn(100, 24, generator=torch.Generator().manual_seed(2))
-# Those that need a sigmoid model have tests of their own.
+# Those that need images, a sigmoid model or an "unknown" prompt have tests of their own.
 every_method = pytest.mark.parametrize(
-    "method", [name for name, row in METHODS.items() if not row.needs & {"sigmoid", "pixels"}]
+    "method", [name for name, row in METHODS.items() if not row.needs & {"sigmoid", "pixels", "patches", "unknown"}]
 )
 FEW = {
     "corpus": ["car", "house", "moon", "piano", "river", "shoe"],

@@ -17,7 +17,7 @@ from PIL import Image
 from transformers import AutoModel, CLIPModel, CLIPProcessor
 
 from clipn_hf import CLIPNModel, CLIPNProcessor, DualEncoder, IncompleteCheckpointError, OODDetector, pipeline
-from clipn_hf.encoders import AutoDualEncoder
+from clipn_hf.encoders import EMBEDDED_CHECKPOINT, AutoDualEncoder
 from clipn_hf.modeling import add_no_tokens, save_prompt_settings
 from clipn_hf.prompts import NO_TEMPLATES
 
@@ -287,6 +287,13 @@ def test_the_base_of_an_adapter_is_loaded_at_its_revision(
     monkeypatch.setattr(CLIPNModel, "from_clip", spy)
     AutoDualEncoder.from_pretrained(tmp_path, revision="of-the-adapter")
     assert asked == ["v1"]
+
+
+def test_adapters_on_the_model_in_the_package_find_it_on_another_machine(tmp_path: Path) -> None:
+    adapted, processor = adapt(Path(EMBEDDED_CHECKPOINT), "lora")
+    adapted.save_pretrained(tmp_path)
+    edit_adapter(tmp_path, base_model_name_or_path="/elsewhere/clipn_hf/checkpoints/clipn-tiny")
+    torch.testing.assert_close(scores(tmp_path), scores(adapted, processor), rtol=0, atol=1e-6)
 
 
 def test_other_ways_to_load_an_adapter_on_a_clipn_still_work(clipn_folder: Path, tmp_path: Path) -> None:

@@ -34,8 +34,10 @@ from clipn_hf.images import ImageError
 from clipn_hf.methods import METHODS
 
 LABELS = ["cat", "dog", "red bird", "tree"]
-# Others belong to a detector that was fitted and saved.
-ZERO_SHOT = [name for name, method in METHODS.items() if method.fit is None and "sigmoid" not in method.needs]
+# Others belong to a detector that was fitted and saved, or to other models.
+ZERO_SHOT = [
+    name for name, method in METHODS.items() if method.fit is None and not method.needs & {"sigmoid", "unknown"}
+]
 FEW = {
     "corpus": ["car", "house", "moon", "piano", "river", "shoe"],
     "fraction": 0.6,
@@ -461,6 +463,43 @@ def test_without_a_model_the_embedded_one_is_used(clipn_folder: Path, monkeypatc
         assert record.getMessage() == message
     assert "\n" not in EMBEDDED_NOTICE
     assert pipe(IMAGES[0], candidate_labels=LABELS)["method"] == "atd"
+
+
+@pytest.mark.parametrize(("explain", "path"), [(True, "surgery"), ("discrepancy", "discrepancy"), ("clip", "clip")])
+def test_explained_results_have_maps_and_a_picture(pipe: OODPipeline, explain: bool | str, path: str) -> None:
+    options = {"candidate_labels": LABELS, "top_k": 2, "negatives": ["car", "moon"], "top_negatives": 1}
+    plain = pipe(IMAGES, **options)
+    found = pipe(IMAGES, explain=explain, batch_size=2, **options)
+    expected = pipe_detector(pipe, options).explain(IMAGES, path, top_k=2, top_negatives=1)
+    assert isinstance(found, list)
+    for result, one, other in zip(found, expected, plain, strict=True):
+        maps, picture = result.pop("maps"), result.pop("overlay")
+        assert_same([result], [other])
+        assert isinstance(picture, Image.Image)
+        assert [*maps["labels"]] == [*maps["no"]] == [entry["label"] for entry in result["labels"]]
+        assert [*maps["negatives"]] == [entry["label"] for entry in result["negatives"]]
+        for kind, own in one.maps().items():
+            for text, map_ in own.items():
+                assert maps[kind][text].dtype == torch.float32
+                torch.testing.assert_close(maps[kind][text], map_, rtol=0, atol=1e-5)
+
+
+def pipe_detector(pipe: OODPipeline, options: dict[str, Any]) -> OODDetector:
+    return OODDetector(pipe.encoder, options["candidate_labels"], negatives=options["negatives"])
+
+
+def test_explaining_streams_single_images_and_by_default(
+    tiny_clipn: CLIPNModel, tiny_processor: CLIPProcessor, pipe: OODPipeline
+) -> None:
+    always = OODPipeline(model=tiny_clipn, processor=tiny_processor, task="ood-detection", device="cpu", explain=True)
+    assert always(IMAGES[0], candidate_labels=LABELS)["maps"]["labels"].keys() == {*LABELS}
+    assert all("overlay" in result for result in always(iter(IMAGES), candidate_labels=LABELS))
+    for off in (False, None):
+        assert "maps" not in pipe(IMAGES[0], candidate_labels=LABELS, explain=off)
+    assert "maps" not in always(IMAGES[0], candidate_labels=LABELS, explain=False)
+    for wrong in ("value", 1.5, "yes"):
+        with pytest.raises(ValueError, match="`explain` must be True, False or the path of the maps, one of"):
+            pipe(IMAGES[0], candidate_labels=LABELS, explain=wrong)
 
 
 def test_user_datasets_of_dictionaries(pipe: OODPipeline) -> None:

@@ -17,13 +17,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from . import cli_attack, cli_calibration, cli_detection, cli_negatives
+from . import cli_attack, cli_calibration, cli_detection, cli_explain, cli_negatives
 from .cli_attack import attack
 from .cli_cache import cache_app
 from .cli_calibration import calibrate
 from .cli_checkpoints import convert, info
 from .cli_detection import detect
 from .cli_evaluation import compare, evaluate
+from .cli_explain import explain
 from .cli_negatives import mine
 from .cli_options import PICTURE_EXTENSIONS, check_output, loading, report, show_warning
 from .files import atomic_path
@@ -37,6 +38,8 @@ NEED_WORDS = {
     "training": "ID images",
     "training_labels": "ID images with labels",
     "pixels": "images, not embeddings",
+    "patches": "images, not embeddings",
+    "unknown": 'a trained "unknown" prompt',
 }
 
 app = typer.Typer(
@@ -146,6 +149,7 @@ def demo(
 
 # In the order of the help.
 app.command(no_args_is_help=True, epilog=cli_detection.EXIT_CODES)(detect)
+app.command(no_args_is_help=True, epilog=cli_explain.EXIT_CODES)(explain)
 app.command(no_args_is_help=True, epilog=cli_calibration.EXIT_CODES)(calibrate)
 app.command(no_args_is_help=True, epilog=cli_negatives.EXAMPLE)(mine)
 app.command(no_args_is_help=True)(evaluate)

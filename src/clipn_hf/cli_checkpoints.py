@@ -73,10 +73,16 @@ def info(
         rows["logit bias"] = f"{encoder.logit_bias:.4g}, trained with a sigmoid loss"
     if detector is None:
         rows |= _describe_templates(encoder, encoder)
-    rows["methods"] = ", ".join(name for name, method in METHODS.items() if unserved(method, encoder) is None)
+    served = [name for name, method in METHODS.items() if unserved(method, method.settings, encoder) is None]
+    rows["methods"] = ", ".join(served)
     lacking: dict[str, list[str]] = {}
     # All else that methods need, any model has or images and texts give.
-    there: dict[Need, bool] = {"no": encoder.has_no_encoder, "sigmoid": encoder.is_sigmoid}
+    there: dict[Need, bool] = {
+        "no": encoder.has_no_encoder,
+        "sigmoid": encoder.is_sigmoid,
+        "patches": encoder.has_local_features,
+        "unknown": encoder.has_unknown_prompt,
+    }
     for name, method in METHODS.items():
         for need in there:
             if need in method.needs and not there[need]:

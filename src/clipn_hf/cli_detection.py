@@ -204,7 +204,7 @@ def detect(
             threshold=threshold,
         )
     if judge.threshold is None and judge.method.is_ood is None:
-        rules = alternatives(name for name, row in METHODS.items() if row.is_ood)
+        rules = alternatives(name for name, row in METHODS.items() if row.is_ood and "no" in row.needs)
         other = "" if detector else f", or use --method {rules} with a CLIPN model"
         report(
             f"There are no verdicts, because method {judge.method.name} decides by threshold alone; give "

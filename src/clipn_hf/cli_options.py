@@ -234,8 +234,13 @@ def check_settings(method: Method, settings: Mapping[str, Any]) -> None:
         # Nobody knows yet how many negative labels there will be: let them be more than any groups.
         negative_embeddings=zeros(10**6, 1),
         embed_pairs=lambda pairs: zeros(len(pairs), 1),
+        patch_summary=zeros(1),
+        unknown_similarity=zeros(1),
     )
     with naming_settings(settings):
+        if method.summarize is not None:
+            chosen = method.settings_of(method.summarize, {**method.settings, **settings})
+            method.summarize(cosines[:, None], **chosen)
         if method.perturb is not None:
             chosen = method.settings_of(method.perturb, {**method.settings, **settings})
             pixels = zeros(1, 1)

@@ -27,20 +27,24 @@ from .detector_checks import (
     check_image_encoder,
     check_judged_by_embeddings,
     check_labels,
+    check_served,
     check_threshold,
     is_embeddings,
     label_positions,
     make_encoder,
     method_names,
 )
+from .detector_explanations import explain_results
 from .detector_images import (
     embed_batches,
     embed_distinct_images,
-    embed_images,
+    embed_to_learn,
+    prepare_batches,
     row_digests,
     split_embeddings,
 )
 from .detector_negatives import asked_from_json, asked_to_json, nearest_negatives, read_negatives, remember_bank
+from .detector_probe import arguments_of_probe, learn_training_images, read_probe, state_of_probe
 from .detector_results import TOP_K, TOP_NEGATIVES, LabelScore, OODResult, VerdictWord, named_scores
 from .detector_saving import (
     load_detector,
@@ -55,10 +59,10 @@ from .digests import data_digest
 from .encoders import DualEncoder
 from .features import Features
 from .methods import METHODS, NEEDS, Method, MethodInputs, TrainingInputs, get_method, unknown_argument
-from .methods.linear_probe import SCORE_SETTINGS, add_gaussians, probe_state
+from .methods.linear_probe import add_gaussians
 from .modeling.modeling_clipn import LOADING_ARGUMENTS
 from .negatives import NegativeLabels
-from .probing import LinearProbe
+from .similarity_maps import DEFAULT_PATH, Explanation, MapPath, check_path, embed_patches
 
 logger = logging.get_logger(__name__)
 
@@ -80,12 +84,6 @@ _NEAR = 1e-6
 _SAME = 1e-6
 # Arguments of calling a detector.
 _CALLING = ("top_k", "batch_size", "top_negatives")
-# Entries of `fitted_on`.
-_FITTED_ON = ("images", "labelled", "date", "sha256")
-# Further ones, of a probe that was trained otherwise than `fit` trains it.
-_HOW_FITTED = ("pseudo_labels", "finetuning")
-# Of a probe that was trained until it no longer got better on images that were held out, as `fitted_on` calls it.
-_HELD_OUT = {"best_epoch": "best_epoch", "loss": "validation_loss", "accuracy": "validation_accuracy"}
 # What a change of is one change: one of them may be right only with another.
 _TEXTS = ("labels", "templates", "no_templates", "negatives")
 # Prefixes of the names under which tensors of a method, and of its negative labels, are saved.
@@ -224,8 +222,8 @@ class OODDetector(DetectorState):
             images:
                 As for calling the detector; or embeddings, a floating-point `torch.Tensor` or `numpy.ndarray` of shape
                 `(images, dim)` and any norm, or the [`~clipn_hf.features.Features`] of this model, which are judged
-                part by part, in bounded memory. Methods that change images before they judge them, such as odin, take
-                images alone.
+                part by part, in bounded memory. Methods that change images before they judge them, such as odin, or
+                look at their patches, such as gl_mcm, take images alone.
             batch_size (`int`, *optional*, defaults to 32): Images per pass through the model.
 
         Returns:
@@ -268,7 +266,7 @@ class OODDetector(DetectorState):
             batch_size (`int`, *optional*, defaults to 32): Images per pass through the model.
             from_prepared (`bool`, *optional*, defaults to `False`):
                 Whether embeddings are those that `embed_prepared` gave. Matters to methods that change images before
-                they judge them, which take no others.
+                they judge them or look at their patches, which take no others.
 
         Returns:
             Two `torch.Tensor` of shape `(images,)`, on the CPU: the OOD-ness, float32, higher = more OOD; and the
@@ -282,7 +280,7 @@ class OODDetector(DetectorState):
         if not from_prepared:
             self._check_judged(images)
         scores, nearest = [torch.empty(0)], [torch.empty(0, dtype=torch.int64)]
-        for inputs in self._compare(images, batch_size):
+        for inputs in self._compare(images, batch_size, from_prepared):
             scores.append(self._score(inputs))
             nearest.append(_nearest(inputs))
         return torch.cat(scores), torch.cat(nearest)
@@ -349,7 +347,7 @@ class OODDetector(DetectorState):
         if id_labels is None and isinstance(id_images, Features) and "training_labels" in self.method.needs:
             id_labels = id_images.labels
         positions = None if id_labels is None else label_positions(id_labels, self.labels)
-        embeddings, digests, positions = self._embed_to_learn(id_images, positions, batch_size, use_cache)
+        embeddings, digests, positions = embed_to_learn(self, id_images, positions, batch_size, use_cache)
         classes = None if positions is None else torch.tensor(positions, dtype=torch.int64)
         labels = self.labels
         inputs = TrainingInputs(
@@ -448,12 +446,12 @@ class OODDetector(DetectorState):
         embeddings, digests = embed_distinct_images(self, "id_images", id_images, batch_size, use_cache)
         seen = sum(
             digest in self._fitted_digests or own in self._fitted_digests
-            for digest, own in zip(digests, row_digests(embeddings), strict=True)
+            for digest, own in zip(digests, row_digests(embeddings[:, : self.dim]), strict=True)
         )
         if seen:
             raise ValueError(
-                f"`id_images` has {seen} of {len(digests)} images that the method was fitted on, whose scores are not "
-                "those of new images; calibrate with others."
+                f"`id_images` has {seen} of {len(digests)} images that the method was fitted on, or its prompts "
+                "learned from, whose scores are not those of new images; calibrate with others."
             )
         scores, nearest = self.score_and_predict(embeddings, from_prepared=True)
         predicted = None
@@ -540,20 +538,21 @@ class OODDetector(DetectorState):
     def remember_images(self, features: Features, names: Sequence[str] | None = None) -> None:
         """Take images for those that the method was fitted on, beside those that it was.
 
-        For images that the method depends on otherwise: that chose the epoch of a probe, or were filtered out.
-        `calibrate` refuses them from then on, and `fitted_on` counts them.
+        For images that the method depends on otherwise: that chose the epoch of a probe, were filtered out, or that
+        prompts were learned from. `calibrate` refuses them from then on; `fitted_on`, if there is one, counts them.
 
         Args:
             features ([`~clipn_hf.features.Features`]): All images that the method depends on.
             names (`Sequence[str]`, *optional*): The label of each, if it was known.
 
         Raises:
-            ValueError: The method was not fitted.
+            ValueError: The method was not fitted, and the model has no learned prompts.
         """
-        if self.fitted_on is None:
-            raise ValueError("The method was not fitted, so that it depends on no images; call `fit` first.")
         digests = [bytes.fromhex(digest) for digest in features.digests]
-        self.fitted_on = {**self.fitted_on, "images": len(digests), "sha256": data_digest(digests, names)}
+        if self.fitted_on is not None:
+            self.fitted_on = {**self.fitted_on, "images": len(digests), "sha256": data_digest(digests, names)}
+        elif self.method.fit is not None or getattr(self._encoder, "learned_prompts", None) is None:
+            raise ValueError("The method was not fitted, so that it depends on no images; call `fit` first.")
         self._fitted_digests |= {*digests, *row_digests(features.embeddings)}
 
     @property
@@ -599,9 +598,96 @@ class OODDetector(DetectorState):
         check_given_count("top_negatives", top_negatives, minimum=0)
         self.check_fitted()
         if not from_prepared:
-            check_judged_by_embeddings(self.method)
-        parts = split_embeddings(self, image_embeddings)
+            check_judged_by_embeddings(self.method, self.settings)
+        parts = split_embeddings(self, image_embeddings, from_prepared)
         return [result for part in parts for result in self._results(self._inputs(part), top_k, top_negatives)]
+
+    def explain(
+        self,
+        images: Any,
+        path: MapPath = DEFAULT_PATH,
+        *,
+        top_k: int | None = 3,
+        top_negatives: int = TOP_NEGATIVES,
+        relative: bool = True,
+        num_surgery_layers: int | None = None,
+        batch_size: int = 32,
+    ) -> list[Explanation]:
+        """Judge images, and find which of their patches spoke for the labels, for "no", and for negative labels.
+
+        Patches are compared with the texts of the detector, whatever its method judges by.
+        [`~clipn_hf.heat_maps.draw_explanations`] makes a picture of it.
+
+        Args:
+            images: As for calling the detector.
+            path (`"surgery"`, `"discrepancy"` or `"clip"`, *optional*, defaults to `"surgery"`):
+                How patches are compared, see [`~clipn_hf.similarity_maps`]. Maps of `"clip"` are inverted.
+            top_k (`int`, *optional*, defaults to 3): How many labels to explain at most; None explains all.
+            top_negatives (`int`, *optional*, defaults to 3):
+                How many negative labels to explain at most, if the detector has any; 0 for none.
+            relative (`bool`, *optional*, defaults to `True`):
+                Whether maps say what speaks for a label, or negative label, more than for all labels on average, and
+                for "no" more than for the label itself. Otherwise they are cosines, and much alike for all labels.
+                With a single label they always are.
+            num_surgery_layers (`int`, *optional*): As for [`~clipn_hf.similarity_maps.similarity_maps`].
+            batch_size (`int`, *optional*, defaults to 32): Images per pass through the model.
+
+        Returns:
+            `list` of [`~clipn_hf.similarity_maps.Explanation`], one per image, also for a single one.
+
+        Raises:
+            ImageError, TypeError, ValueError: As for calling the detector, and as
+                [`~clipn_hf.similarity_maps.similarity_maps`].
+        """
+        check_path(path)
+        check_count("top_k", top_k)
+        check_given_count("top_negatives", top_negatives, minimum=0)
+        self._follow_model()
+        self.check_fitted()
+        explanations = []
+        for inputs in prepare_batches(self, images, batch_size):
+            patches = embed_patches(self.image_encoder, inputs, path, num_surgery_layers)
+            embeddings = self.embed_prepared(inputs)
+            results = self.results(embeddings, top_k, top_negatives, from_prepared=True)
+            explanations += self.explain_results(
+                results, embeddings, inputs["pixel_values"], patches, path, relative=relative
+            )
+        return explanations
+
+    def explain_results(
+        self,
+        results: Sequence[OODResult],
+        image_embeddings: Tensor,
+        pixel_values: Tensor,
+        patches: Tensor,
+        path: MapPath = DEFAULT_PATH,
+        *,
+        relative: bool = True,
+    ) -> list[Explanation]:
+        """Find which patches spoke for what results list, as `explain` does, of images that are embedded already.
+
+        Args:
+            results (`Sequence[OODResult]`): One per image.
+            image_embeddings (`torch.Tensor`): What `embed_prepared` gave.
+            pixel_values (`torch.Tensor`): What [`DualEncoder.prepare_images`] gave.
+            patches (`torch.Tensor`): What [`~clipn_hf.similarity_maps.embed_patches`] gave for `path`.
+            path (`"surgery"`, `"discrepancy"` or `"clip"`, *optional*, defaults to `"surgery"`): As for `explain`.
+            relative (`bool`, *optional*, defaults to `True`): As for `explain`.
+
+        Returns:
+            `list` of [`~clipn_hf.similarity_maps.Explanation`], one per image.
+        """
+        return explain_results(
+            self.image_encoder,
+            self.labels,
+            self._texts,
+            results,
+            image_embeddings,
+            pixel_values,
+            patches,
+            path,
+            relative,
+        )
 
     def check_fitted(self) -> None:
         """Check that the method has been fitted, if it has to be.
@@ -619,7 +705,7 @@ class OODDetector(DetectorState):
     def explain_missing_verdict(self) -> None:
         """Say on the log, once in a process, how to get a verdict, if there will be none."""
         if self.threshold is None and self.method.is_ood is None:
-            rules = method_names(row for row in METHODS.values() if row.is_ood is not None)
+            rules = method_names(row for row in METHODS.values() if row.is_ood is not None and "no" in row.needs)
             logger.warning_once(
                 f"`is_ood` is None, because method {self.method.name} decides by threshold alone; pass `threshold`, "
                 "which `OODDetector.calibrate` finds with images of your labels, or use one of "
@@ -657,6 +743,7 @@ class OODDetector(DetectorState):
             quiet._says_once = True
             quiet._forget("method", fitted=True, threshold=True)
         elif resolved != dict(self.settings):
+            check_served(method, resolved, self._encoder, self._wording.negatives is not None)
             other._settings = resolved
             other._forget("settings", fitted=not method.learns_the_same(self.settings, resolved), threshold=True)
         if same_method:
@@ -708,6 +795,7 @@ class OODDetector(DetectorState):
         tensors = {
             "text_embeddings": self._texts.text,
             "no_text_embeddings": self._texts.no_text,
+            "unknown_embedding": self._texts.unknown,
             "calibration_scores": self._calibration_scores,
             "calibration_labels": self._calibration_labels,
             "fitted_digests": stack_digests(self._fitted_digests),
@@ -807,7 +895,14 @@ class OODDetector(DetectorState):
             )
             found = wording.resolve_templates(encoder, method)
         pairs = embedder_of_pairs(encoder, method, wording, found[0], bank)
-        texts = EmbeddedTexts(*found, tensors["text_embeddings"], tensors.get("no_text_embeddings"), bank, pairs)
+        texts = EmbeddedTexts(
+            *found,
+            tensors["text_embeddings"],
+            tensors.get("no_text_embeddings"),
+            bank,
+            pairs,
+            tensors.get("unknown_embedding"),
+        )
         if bank is not None:
             remember_bank(encoder, method, labels, found[0], asked, bank)
         detector = cls.__new__(cls)
@@ -878,104 +973,30 @@ class OODDetector(DetectorState):
 
         ```
         """
-        if isinstance(probe, str | os.PathLike):
-            probe = LinearProbe.from_pretrained(probe)
-        if not isinstance(probe, LinearProbe):
-            got = type(probe).__name__
-            raise TypeError(f"`probe` must be a LinearProbe, or the folder or Hub id of one, got {got}.")
-        trained_on = probe.trained_on or {}
-        pseudo = trained_on.get("pseudo_labels")
-        method = get_method("linear_probe" if pseudo is None else "plp")
-        for name in settings:
-            if name in method.settings and name not in SCORE_SETTINGS:
-                raise TypeError(f"`{name}` is for training; the probe is trained already. Leave it out, or use `fit`.")
-        resolved = method.resolve_settings(settings, ("id_images", "id_labels", "templates", "device", "dtype"))
-        if resolved["score"] == "relative_mahalanobis" and id_images is None:
-            raise ValueError(
-                'The score "relative_mahalanobis" needs the logits of the training images, which a probe does not '
-                "have; give these images as `id_images`."
-            )
-        probe.check()
-        if probe.labels is None:
-            raise ValueError("The probe has no names of its classes; set `probe.labels`, a list of texts.")
+        probe = read_probe(probe)
+        method, resolved, templates = arguments_of_probe(probe, settings, templates, id_images is not None)
         encoder = make_encoder(model, None, device, dtype)
         check_image_encoder(probe.encoder, encoder, "The weights of the probe", "set `probe.encoder` to None")
-        lacking = [name for name in _FITTED_ON if name not in trained_on]
-        if lacking:
-            raise ValueError(
-                f"The probe does not say on what it was trained: `probe.trained_on` lacks {', '.join(lacking)}. Train "
-                "it by `train_linear_probe`, or set them."
-            )
-        told = dict(trained_on)
-        if pseudo is not None:
-            told["min_confidence"] = pseudo["min_confidence"]
-            if templates is not None and [*templates] != pseudo["templates"]:
-                raise ValueError(
-                    f"`templates` must be those of the pseudo-labels of the probe, {pseudo['templates']}, got "
-                    f"{[*templates]}; leave them out."
-                )
-            templates = pseudo["templates"]
-        resolved |= {name: told[name] for name in method.settings if name in told}
-        detector = cls(encoder, probe.labels, method.name, templates=templates, **resolved)
-        if detector.dim != probe.dim:
-            raise ValueError(
-                f"The probe is for embeddings of width {probe.dim}, those of the model have width {detector.dim}; "
-                "give the model that it was trained with."
-            )
-        detector._state = probe_state(probe)
-        detector.fitted_on = {name: trained_on[name] for name in (*_FITTED_ON, *_HOW_FITTED) if name in trained_on}
-        if all(name in trained_on for name in _HELD_OUT.values()):
-            detector.fitted_on["held_out"] = {name: trained_on[own] for name, own in _HELD_OUT.items()}
-        detector._unstated_settings = frozenset(method.settings) - {*told, *SCORE_SETTINGS}
+        detector = cls(encoder, probe.labels, method, templates=templates, **resolved)
+        detector._state, detector.fitted_on, detector._unstated_settings = state_of_probe(detector, probe)
         if id_images is not None:
-            detector._learn_training_images(id_images, id_labels)
+            learnt = learn_training_images(detector, id_images, id_labels)
+            detector._fitted_digests, embeddings, known = learnt
+            if detector.settings["score"] == "relative_mahalanobis":
+                detector._state = add_gaussians(detector._state, normalize(embeddings, dim=1), torch.tensor(known))
         detector._remember_weights()
         return detector
-
-    def _learn_training_images(self, id_images: Any, id_labels: Iterable[Any] | None) -> None:
-        """Take from the images that a probe was trained on what is not in the probe."""
-        assert self.fitted_on is not None
-        if id_labels is None and isinstance(id_images, Features):
-            id_labels = id_images.labels
-        if id_labels is None:
-            raise ValueError("`id_images` need the labels that the probe was trained with; give them as `id_labels`.")
-        labels = self.labels
-        positions = label_positions(id_labels, labels)
-        embeddings, digests, known = self._embed_to_learn(id_images, positions, 32, True)
-        assert known is not None
-        # It may have been trained on mere embeddings of the same images.
-        of_rows = row_digests(embeddings)
-        found = {data_digest(each, [labels[row] for row in known]) for each in (digests, of_rows)}
-        if self.fitted_on["sha256"] not in found:
-            raise ValueError(
-                f"`id_images` are not the {self.fitted_on['images']} images that the probe was trained on, or "
-                "`id_labels` are not what it was trained to take them for, by their digest; give the same as for the "
-                "training, or leave them out."
-            )
-        self._fitted_digests = frozenset([*digests, *of_rows])
-        if self.settings["score"] == "relative_mahalanobis":
-            self._state = add_gaussians(self._state, normalize(embeddings, dim=1), torch.tensor(known))
-
-    def _embed_to_learn(
-        self, id_images: Any, positions: list[int] | None, batch_size: int, use_cache: bool
-    ) -> tuple[Tensor, list[bytes], list[int] | None]:
-        try:
-            return embed_images(self, id_images, positions, batch_size, use_cache)
-        except ValueError as error:
-            message = str(error)
-            if not message.startswith("`labels` "):
-                raise
-            raise ValueError(message.replace("`labels`", "`id_labels`", 1)) from error
 
     def _check_judged(self, images: Any) -> None:
         """Check that images, of which there may be embeddings alone, can be judged."""
         if is_embeddings(images):
-            check_judged_by_embeddings(self.method)
+            check_judged_by_embeddings(self.method, self.settings)
 
-    def _compare(self, images: Any, batch_size: int) -> Iterator[MethodInputs]:
+    def _compare(self, images: Any, batch_size: int, from_prepared: bool = False) -> Iterator[MethodInputs]:
         """What the method sees of images, or of their embeddings, of so many at once that memory stays bounded."""
-        batches = split_embeddings(self, images) if is_embeddings(images) else embed_batches(self, images, batch_size)
-        return map(self._inputs, batches)
+        if is_embeddings(images):
+            return map(self._inputs, split_embeddings(self, images, from_prepared))
+        return map(self._inputs, embed_batches(self, images, batch_size))
 
     def _results(self, inputs: MethodInputs, top_k: int | None, top_negatives: int) -> list[OODResult]:
         scores = self._score(inputs)
@@ -1046,7 +1067,9 @@ class OODDetector(DetectorState):
             return
         whose = f"The threshold of {reached} of {len(groups)} labels" if groups else "The threshold"
         where = " that looks most like these" if groups else ""
-        temperature = "raise the setting `temperature`, " if "temperature" in self.settings else ""
+        # Rules that need no threshold, too, go with probabilities at the temperature of the model.
+        can_rise = "temperature" in self.settings and self.method.is_ood is None
+        temperature = "raise the setting `temperature`, " if can_rise else ""
         logger.warning(
             f"{whose} lies within 1e-6 of {highest:g}, the highest score of method {self.method.name}, so that "
             f"practically no image{where} can be called unknown: too many calibration images look as unknown as can "

@@ -25,6 +25,8 @@ _REMEDIES: dict[Need, str] = {
     "sigmoid": "use a SigLIP, or one of",
     "text_encoder": "give a model in place of embeddings that were computed before, or use one of",
     "pixels": "give a model in place of embeddings that were computed before, or use one of",
+    "patches": "give a CLIP whose image encoder is a vision transformer, or use one of",
+    "unknown": "train one by `training/few_shot.py`, or use one of",
     "negatives": "give them as `negatives`, or use one of",
 }
 
@@ -258,16 +260,26 @@ def provided_needs(encoder: DualEncoder | PrecomputedEncoder, has_negatives: boo
         provided.add("sigmoid")
     if isinstance(encoder, DualEncoder):
         provided |= {"negatives", "text_encoder", "pixels"}
+        if encoder.has_local_features:
+            provided.add("patches")
+        if encoder.has_unknown_prompt:
+            provided.add("unknown")
     elif has_negatives:
         provided.add("negatives")
     return provided
 
 
-def unserved(method: Method, encoder: DualEncoder | PrecomputedEncoder, has_negatives: bool = False) -> str | None:
+def unserved(
+    method: Method,
+    settings: Mapping[str, Any],
+    encoder: DualEncoder | PrecomputedEncoder,
+    has_negatives: bool = False,
+) -> str | None:
     """Tell why an encoder cannot serve a method.
 
     Args:
         method ([`~clipn_hf.methods.Method`]): A row of `METHODS`.
+        settings (`Mapping`): All settings of the method.
         encoder ([`DualEncoder`] or [`PrecomputedEncoder`]): What embeds images and labels.
         has_negatives (`bool`, *optional*, defaults to `False`):
             Whether negative labels are given. A model can embed those that are mined otherwise.
@@ -276,7 +288,10 @@ def unserved(method: Method, encoder: DualEncoder | PrecomputedEncoder, has_nega
         `str`: The reason; None if the encoder has all that the method needs of a model.
     """
     provided = provided_needs(encoder, has_negatives)
-    lacking = [need for need in _REMEDIES if need in method.needs - provided]
+    needs = set(method.needs)
+    if method.summarizes_patches(settings):
+        needs.add("patches")
+    lacking = [need for need in _REMEDIES if need in needs - provided]
     if not lacking:
         return None
     usable = method_names(row for row in METHODS.values() if row.needs <= provided)
@@ -285,29 +300,40 @@ def unserved(method: Method, encoder: DualEncoder | PrecomputedEncoder, has_nega
     return f"Method {method.name} needs {needed}, got {got}; {_REMEDIES[lacking[0]]} {usable}."
 
 
-def check_served(method: Method, encoder: DualEncoder | PrecomputedEncoder, has_negatives: bool = False) -> None:
+def check_served(
+    method: Method,
+    settings: Mapping[str, Any],
+    encoder: DualEncoder | PrecomputedEncoder,
+    has_negatives: bool = False,
+) -> None:
     """Check that an encoder can serve a method, as `unserved` tells it.
 
     Raises:
         ValueError: It cannot.
     """
-    reason = unserved(method, encoder, has_negatives)
+    reason = unserved(method, settings, encoder, has_negatives)
     if reason is not None:
         raise ValueError(reason)
 
 
-def check_judged_by_embeddings(method: Method) -> None:
+def check_judged_by_embeddings(method: Method, settings: Mapping[str, Any]) -> None:
     """Check that a method can judge images of which there are embeddings alone.
 
+    Args:
+        method ([`~clipn_hf.methods.Method`]): A row of `METHODS`.
+        settings (`Mapping`): All settings of the method.
+
     Raises:
-        ValueError: It changes images before it judges them.
+        ValueError: It changes images before it judges them, or looks at their patches.
     """
+    if not method.judges_images(settings):
+        return
+    able = method_names(row for row in METHODS.values() if not row.judges_images(row.settings))
     if method.perturb is not None:
-        able = method_names(row for row in METHODS.values() if row.perturb is None)
-        raise ValueError(
-            f"Method {method.name} changes the pixels of images before it judges them, but these are embeddings of "
-            f"images as they are; give the images, or use one of {able}."
-        )
+        reason = "changes the pixels of images before it judges them, but these are embeddings of images as they are"
+    else:
+        reason = "looks at the patches of images, but these are embeddings of whole images"
+    raise ValueError(f"Method {method.name} {reason}; give the images, or use one of {able}.")
 
 
 def make_encoder(

@@ -41,7 +41,24 @@ def embed_batches(detector: DetectorState, images: Any, batch_size: int) -> Iter
         batch_size (`int`): Images per pass through the model.
 
     Yields:
-        `torch.Tensor` of shape `(batch, dim)`
+        `torch.Tensor`: What `embed_prepared` gives of each batch.
+
+    Raises:
+        ImageError, TypeError, ValueError: As for calling the detector.
+    """
+    return map(detector.embed_prepared, prepare_batches(detector, images, batch_size))
+
+
+def prepare_batches(detector: DetectorState, images: Any, batch_size: int) -> Iterator[dict[str, Tensor]]:
+    """Prepare images for the encoder of a detector, no more of which are in memory than one batch.
+
+    Args:
+        detector ([`OODDetector`]): Its encoder prepares them.
+        images: As for calling the detector.
+        batch_size (`int`): Images per pass through the model.
+
+    Yields:
+        `dict[str, torch.Tensor]`: As [`DualEncoder.prepare_images`] gives them.
 
     Raises:
         ImageError, TypeError, ValueError: As for calling the detector.
@@ -54,24 +71,26 @@ def embed_batches(detector: DetectorState, images: Any, batch_size: int) -> Iter
     # A single image needs no number in errors.
     items = iter([(None, image_of(images))] if numbered is None else numbered)
     while batch := list(itertools.islice(items, batch_size)):
-        prepared = encoder.prepare_images([image for _, image in batch], start=batch[0][0])
-        yield detector.embed_prepared(prepared)
+        yield encoder.prepare_images([image for _, image in batch], start=batch[0][0])
 
 
-def split_embeddings(detector: DetectorState, image_embeddings: Any) -> Iterator[Tensor]:
+def split_embeddings(detector: DetectorState, image_embeddings: Any, from_prepared: bool = False) -> Iterator[Tensor]:
     """Split embeddings into parts, so that comparing one with the labels needs no more memory the more images come.
 
     Args:
         detector ([`OODDetector`]): Its labels are what images are compared with.
         image_embeddings: As for [`OODDetector.results`].
+        from_prepared (`bool`, *optional*, defaults to `False`): As for [`OODDetector.results`].
 
     Yields:
-        `torch.Tensor` of shape `(part, dim)`: The embeddings as they are; a few thousand images are one part.
+        `torch.Tensor` of shape `(part, dim)`: The embeddings as they are, and what comes with them in a column more; a
+        few thousand images are one part.
 
     Raises:
         ValueError: Embeddings of another shape.
     """
-    embeddings = own_embeddings(image_embeddings, detector.encoder, detector.dim)
+    width = detector.prepared_width if from_prepared else detector.dim
+    embeddings = own_embeddings(image_embeddings, detector.encoder, width)
     yield from embeddings.split(max(1, _COSINES // max(detector.dim, len(detector.labels))))
 
 
@@ -105,7 +124,7 @@ def embed_images(
     check_given_count("batch_size", batch_size)
     if is_embeddings(images):
         if to_judge:
-            check_judged_by_embeddings(detector.method)
+            check_judged_by_embeddings(detector.method, detector.settings)
         # As they are: scores are bit-equal to those of the same embeddings later, when they are normalised once.
         given = own_embeddings(images, detector.encoder, detector.dim)
         embeddings = check_image_embeddings(given, detector.dim)
@@ -122,9 +141,22 @@ def embed_images(
         labels=positions,
         batch_size=batch_size,
         use_cache=use_cache,
-        embed=detector.embed_prepared if to_judge and detector.method.perturb is not None else None,
+        embed=detector.embed_prepared if to_judge and detector.judges_images else None,
     )
     return features.embeddings, [bytes.fromhex(digest) for digest in features.digests], features.labels
+
+
+def embed_to_learn(
+    detector: DetectorState, id_images: Any, positions: list[int] | None, batch_size: int, use_cache: bool
+) -> tuple[Tensor, list[bytes], list[int] | None]:
+    """Embed images to fit a method on, as `embed_images`; errors call the labels `id_labels`."""
+    try:
+        return embed_images(detector, id_images, positions, batch_size, use_cache)
+    except ValueError as error:
+        message = str(error)
+        if not message.startswith("`labels` "):
+            raise
+        raise ValueError(message.replace("`labels`", "`id_labels`", 1)) from error
 
 
 def embed_distinct_images(
@@ -174,4 +206,12 @@ def row_digests(embeddings: Tensor) -> list[bytes]:
     return [hashlib.sha256(row.tobytes()).digest() for part in parts for row in part]
 
 
-__all__ = ["embed_batches", "embed_distinct_images", "embed_images", "row_digests", "split_embeddings"]
+__all__ = [
+    "embed_batches",
+    "embed_distinct_images",
+    "embed_images",
+    "embed_to_learn",
+    "prepare_batches",
+    "row_digests",
+    "split_embeddings",
+]

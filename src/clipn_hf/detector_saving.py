@@ -23,13 +23,16 @@ from transformers.utils.peft_utils import ADAPTER_CONFIG_NAME
 from .detector_card import CARD_NAME, is_own_card, write_detector_card
 from .detector_files import DETECTOR_NAME, read_detector, read_tensors, write_detector
 from .encoders import EMBEDDED_CHECKPOINT, DualEncoder, PrecomputedEncoder
+from .modeling.learned_prompts import LEARNED_PROMPTS_NAME
 from .modeling.prompt_settings import PROMPT_SETTINGS_NAME, select_hub_arguments
 
 logger = logging.get_logger(__name__)
 
 _WEIGHTS = re.compile(r"(model|pytorch_model)(-\d+-of-\d+)?\.(safetensors|bin)(\.index\.json)?")
 # What a model with an adapter is loaded from, besides its base model.
-_ADAPTER = re.compile(rf"adapter_model\.(safetensors|bin)|{ADAPTER_CONFIG_NAME}|{PROMPT_SETTINGS_NAME}")
+_ADAPTER = re.compile(
+    rf"adapter_model\.(safetensors|bin)|{ADAPTER_CONFIG_NAME}|{PROMPT_SETTINGS_NAME}|{LEARNED_PROMPTS_NAME}"
+)
 
 
 def save_detector(

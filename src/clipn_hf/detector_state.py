@@ -30,6 +30,8 @@ logger = logging.get_logger(__name__)
 _MANY_TEXTS = 500
 # For a gradient, what all layers give is held at once: with few images 1 GB or so for a large model.
 _IMAGES_PER_GRADIENT = 8
+# Cosines of patches with labels that are held at once: 64 MB in float32.
+_PATCH_COSINES = 2**24
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +83,7 @@ class EmbeddedTexts:
         no_text (`torch.Tensor` of shape `(classes, dim)` or `None`): Those of the "no" text encoder.
         negatives ([`~clipn_hf.negatives.NegativeLabels`] or `None`): The negative labels.
         embed_pairs ([`~clipn_hf.detector_negatives.PairEmbedder`] or `None`): For methods that need a text encoder.
+        unknown (`torch.Tensor` of shape `(dim,)` or `None`): That of the "unknown" prompt, for methods that need it.
     """
 
     templates: list[str]
@@ -89,11 +92,13 @@ class EmbeddedTexts:
     no_text: Tensor | None = None
     negatives: NegativeLabels | None = None
     embed_pairs: PairEmbedder | None = None
+    unknown: Tensor | None = None
 
 
 def embed_texts(
     encoder: DualEncoder | PrecomputedEncoder,
     method: Method,
+    settings: Mapping[str, Any],
     wording: Wording,
     templates: tuple[list[str], list[str]] | None = None,
     before: EmbeddedTexts | None = None,
@@ -103,6 +108,7 @@ def embed_texts(
     Args:
         encoder ([`DualEncoder`] or [`PrecomputedEncoder`]): Embeds them.
         method ([`~clipn_hf.methods.Method`]): Says what it needs of them.
+        settings (`Mapping`): All settings of the method.
         wording ([`Wording`]): The texts.
         templates (`tuple[list[str], list[str]]`, *optional*): Those to use; by default those of `wording`.
         before ([`EmbeddedTexts`], *optional*): What the detector had, which may be right still.
@@ -114,7 +120,7 @@ def embed_texts(
         TypeError, ValueError: As [`DualEncoder.class_embeddings`] and
             [`~clipn_hf.detector_negatives.make_bank`]; the encoder cannot serve the method.
     """
-    check_served(method, encoder, wording.negatives is not None)
+    check_served(method, settings, encoder, wording.negatives is not None)
     used, no_used = wording.resolve_templates(encoder, method) if templates is None else templates
     text, no_text = _embed_labels(encoder, wording.labels, used, no_used or None, "no" in method.needs)
     old_bank = None if before is None else before.negatives
@@ -125,9 +131,17 @@ def embed_texts(
             f"{text.shape[1]}; give negative labels that were embedded by {encoder.source}."
         )
     no_text = None if no_text is None else no_text.cpu()
-    return EmbeddedTexts(
-        used, no_used, text.cpu(), no_text, bank, embedder_of_pairs(encoder, method, wording, used, bank)
-    )
+    unknown = None
+    if "unknown" in method.needs and isinstance(encoder, DualEncoder):
+        assert encoder.learned_prompts is not None
+        if used != encoder.learned_prompts.templates:
+            raise ValueError(
+                f'Method {method.name} compares labels in learned prompts with a learned "unknown" prompt, but '
+                f"`templates` put labels into other texts, {used}; leave `templates` out."
+            )
+        unknown = encoder.unknown_embedding().cpu()
+    pairs = embedder_of_pairs(encoder, method, wording, used, bank)
+    return EmbeddedTexts(used, no_used, text.cpu(), no_text, bank, pairs, unknown)
 
 
 def _embed_labels(
@@ -207,7 +221,7 @@ class DetectorState:
         self._says_once = False
         self._std: tuple[str, Tensor] | None = None
         self.threshold = threshold
-        self._texts = embed_texts(encoder, method, wording) if texts is None else texts
+        self._texts = embed_texts(encoder, method, self._settings, wording) if texts is None else texts
         if texts is None:
             self._check_groups(self._texts)
         self._drop_lost_negatives()
@@ -298,7 +312,7 @@ class DetectorState:
             return
         self._follow_model()
         before, texts_before = self._encoder, self._texts
-        texts = embed_texts(encoder, self._method, self._wording, before=texts_before)
+        texts = embed_texts(encoder, self._method, self._settings, self._wording, before=texts_before)
         self._check_groups(texts)
         self._encoder, self._texts = encoder, texts
         self._drop_lost_negatives()
@@ -342,6 +356,16 @@ class DetectorState:
         self._calibration_labels: Tensor | None = None
 
     @property
+    def judges_images(self) -> bool:
+        """Whether the method needs images to judge them, and embeddings will not do."""
+        return self.method.judges_images(self.settings)
+
+    @property
+    def prepared_width(self) -> int:
+        """How many numbers `embed_prepared` gives for an image."""
+        return self.dim + self.method.summarizes_patches(self.settings)
+
+    @property
     def calibration(self) -> Calibration | None:
         """Where the threshold comes from and what it promises; None without `calibrate`, or after it was changed."""
         return self._calibration
@@ -353,19 +377,24 @@ class DetectorState:
         return self.method.uses_text or (has_groups and self.method.classify is None)
 
     def embed_prepared(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Embed prepared images as the method judges them: changed before, if it does that.
+        """Embed prepared images as the method judges them: changed before, or with what it keeps of their patches.
 
         Args:
             inputs (`Mapping[str, torch.Tensor]`): As [`DualEncoder.prepare_images`] gives them.
 
         Returns:
-            `torch.Tensor` of shape `(batch, dim)`, float32, unit norm, on the device of the model.
+            `torch.Tensor` of shape `(batch, dim)`, float32, unit norm, on the device of the model; for a method that
+            reads patches, of shape `(batch, dim + 1)`, with its summary of them in the last column.
 
         Raises:
             TypeError: The encoder is a [`PrecomputedEncoder`].
             ValueError: The embeddings are not finite, or the method refuses its settings.
         """
         encoder = self.image_encoder
+        if self.method.summarizes_patches(self.settings):
+            embeddings, patches = encoder.image_and_local_embeddings(inputs)
+            summary = self._summarize(patches).to(embeddings.device)
+            return torch.cat([embeddings, summary[:, None]], dim=1)
         if self.method.perturb is None:
             return encoder.image_embeddings(inputs)
         settings = self.method.settings_of(self.method.perturb, self.settings)
@@ -378,6 +407,17 @@ class DetectorState:
                 part = {name: values[start : start + _IMAGES_PER_GRADIENT].clone() for name, values in inputs.items()}
                 parts.append(self.method.perturb(part["pixel_values"], self._compare_pixels(part), std, **settings))
             return encoder.image_embeddings({**inputs, "pixel_values": torch.cat(parts).detach()})
+
+    def _summarize(self, patches: Tensor) -> Tensor:
+        """What the method keeps `(batch,)` of the embeddings `(batch, patches, dim)` of patches."""
+        assert self.method.summarize is not None
+        settings = self.method.settings_of(self.method.summarize, self.settings)
+        # On the device of the model, because comparing the patches of an image is hundreds of times the work of
+        # comparing the image. Float32 means float32 there, too.
+        text = self._texts.text.to(patches.device)
+        step = max(1, _PATCH_COSINES // (patches.shape[1] * len(text)))
+        with torch.autocast(patches.device.type, enabled=False):
+            return torch.cat([self.method.summarize(part @ text.T, **settings) for part in patches.split(step)])
 
     def _compare_pixels(self, inputs: Mapping[str, Tensor]) -> Callable[[Tensor], MethodInputs]:
         """What the method sees of images whose other inputs are these, of their pixel values."""
@@ -399,10 +439,16 @@ class DetectorState:
         return self._std[1]
 
     def _inputs(self, image_embeddings: Any) -> MethodInputs:
-        """What the method sees of images."""
-        return self._inputs_of(check_image_embeddings(image_embeddings, self.dim))
+        """What the method sees of images, of which these are embeddings or what `embed_prepared` gave."""
+        given = torch.as_tensor(image_embeddings)
+        summary = None
+        if given.ndim == 2 and given.shape[1] == self.prepared_width > self.dim:
+            summary = given[:, self.dim].detach().float().cpu()
+            # A copy, because matrix products round differently where rows lie at odd addresses.
+            given = given[:, : self.dim].clone()
+        return self._inputs_of(check_image_embeddings(given, self.dim), summary)
 
-    def _inputs_of(self, image_embeddings: Tensor) -> MethodInputs:
+    def _inputs_of(self, image_embeddings: Tensor, patch_summary: Tensor | None = None) -> MethodInputs:
         """What the method sees of images, whose embeddings were checked; it can be differentiated."""
         texts = self._texts
         needs_negatives = "negatives" in self.method.needs and texts.negatives is not None
@@ -418,6 +464,11 @@ class DetectorState:
             texts.embed_pairs,
             self._encoder.logit_bias,
         )
+        if patch_summary is not None:
+            inputs = replace(inputs, patch_summary=patch_summary)
+        if texts.unknown is not None:
+            assert inputs.image_embeddings is not None
+            inputs = replace(inputs, unknown_similarity=inputs.image_embeddings @ texts.unknown)
         if self.method.classify is None or not self._state:
             return inputs
         return replace(inputs, logits=self.method.classify(inputs))
@@ -441,7 +492,7 @@ class DetectorState:
         wording, before = replace(self._wording, **changes), self._texts
         templates = wording.resolve_templates(self._encoder, self.method)
         if {*changes} & {"labels", "negatives"} or templates != (before.templates, before.no_templates):
-            texts = embed_texts(self._encoder, self.method, wording, templates, before)
+            texts = embed_texts(self._encoder, self.method, self._settings, wording, templates, before)
             self._check_groups(texts)
             self._texts = texts
         self._wording = wording
@@ -513,7 +564,7 @@ class DetectorState:
         texts = self._texts
         if state[0] != before[0]:
             templates = (texts.templates, texts.no_templates)
-            self._texts = embed_texts(self._encoder, self.method, self._wording, templates, texts)
+            self._texts = embed_texts(self._encoder, self.method, self._settings, self._wording, templates, texts)
             self._drop_lost_negatives()
         self._embedded_with = state
         if self._weights_sha256 is not None:

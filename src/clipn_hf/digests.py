@@ -37,6 +37,7 @@ _IRRELEVANT = frozenset(
         "id2label",
         "inference_mode",
         "label2id",
+        "learned_prompts",
         "no_templates",
         "revision",
         "templates",

@@ -39,7 +39,17 @@ from .families import (
 from .image_inputs import concatenate_inputs, prepare_image
 from .images import ImageError, ImageSource, load_image
 from .loading import EMBEDDED_CHECKPOINT, POOLS, AutoDualEncoder, load_processor
+from .local_features import (
+    NUM_SURGERY_LAYERS,
+    LocalPath,
+    has_local_features,
+    image_and_local_features,
+    local_image_features,
+    patch_grid,
+)
 from .modeling import IncompleteCheckpointError
+from .modeling.context_tokens import token_ids
+from .modeling.learned_prompts import find_learned_prompts
 from .precomputed import PrecomputedEncoder
 from .prompts import DEFAULT_TEMPLATES, fill_templates, resolve_templates, validate_labels, validate_templates
 
@@ -91,7 +101,10 @@ class DualEncoder:
         source (`str` or `None`): The Hub id or folder that the model, or the adapter on it, comes from, where known.
         revision (`str` or `None`): The commit of the Hub repository `source`, where known.
         templates, no_templates (`list[str]`):
-            What `class_embeddings` uses by default: those of processor and model, without any those of the family.
+            What `class_embeddings` uses by default: the template that was learned, else those of processor and model,
+            without any those of the family.
+        learned_prompts ([`~clipn_hf.modeling.LearnedPrompts`] or `None`):
+            What is known of prompts that were learned, by CoOp and its kin.
 
     Raises:
         TypeError:
@@ -99,7 +112,8 @@ class DualEncoder:
             both.
         ValueError:
             `dtype` is not a floating-point type, logit scale or bias not finite, the tokenizer not that of the model
-            or without padding token, or model and processor disagree on the templates.
+            or without padding token or lacking tokens of learned prompts, or model and processor disagree on the
+            templates.
     """
 
     def __init__(
@@ -128,6 +142,11 @@ class DualEncoder:
         asked = floating_dtype(dtype)
         self.family, family = find_family(model)
         self.templates, self.no_templates = resolve_templates(model, processor, family.templates)
+        self.learned_prompts = find_learned_prompts(model)
+        if self.learned_prompts is not None:
+            token_ids(self.learned_prompts, processor.tokenizer)
+            # The "no" text encoder has learned nothing of these.
+            self.templates = list(self.learned_prompts.templates)
         if device is not None:
             model.to(device)
         if model.device.type == "cpu":
@@ -219,6 +238,16 @@ class DualEncoder:
     def has_no_encoder(self) -> bool:
         """Whether the model has a "no" text encoder."""
         return hasattr(self.model, "get_no_text_features")
+
+    @property
+    def has_local_features(self) -> bool:
+        """Whether the image encoder is one whose patches can be embedded, see [`local_image_features`]."""
+        return has_local_features(self.model)
+
+    @property
+    def has_unknown_prompt(self) -> bool:
+        """Whether the model has learned a prompt of what belongs to none of the labels."""
+        return self.learned_prompts is not None and self.learned_prompts.unknown_prompt is not None
 
     def describe(self) -> dict[str, Any]:
         """Say which model this is, for records of results and for detectors that are saved.
@@ -364,15 +393,70 @@ class DualEncoder:
         Raises:
             ValueError: The embeddings are not finite.
         """
-        inputs = {"pixel_values": inputs} if isinstance(inputs, Tensor) else inputs
-        moved = {
-            name: values.to(self.device, self.dtype) if values.is_floating_point() else values.to(self.device)
-            for name, values in inputs.items()
-        }
+        moved = self._move(inputs)
         # The dtype is that of the encoder, also where its user trains in another one.
         with torch.autocast(self.device.type, enabled=False):
             features = self.model.get_image_features(**accepted_inputs(self.model.get_image_features, moved))
         return self._unit_norm(features, "image")
+
+    def local_image_embeddings(
+        self,
+        inputs: Mapping[str, Tensor] | Tensor,
+        path: LocalPath = "value",
+        num_surgery_layers: int = NUM_SURGERY_LAYERS,
+    ) -> Tensor:
+        """Embed each patch of prepared images.
+
+        Args:
+            inputs (`Mapping[str, torch.Tensor]` or `torch.Tensor`): As for `image_embeddings`.
+            path (`"value"`, `"surgery"` or `"clip"`, *optional*, defaults to `"value"`):
+                Which way through the image encoder, see [`local_image_features`].
+            num_surgery_layers (`int`, *optional*, defaults to 6): As for [`local_image_features`].
+
+        Returns:
+            `torch.Tensor` of shape `(batch, patches, dim)`, float32, unit norm, on the device of the model.
+
+        Raises:
+            TypeError: The image encoder is not one of those that [`local_image_features`] knows.
+            ValueError: As [`local_image_features`]; the embeddings are not finite.
+        """
+        return self.image_and_local_embeddings(inputs, path, num_surgery_layers)[1]
+
+    @torch.no_grad()
+    def image_and_local_embeddings(
+        self,
+        inputs: Mapping[str, Tensor] | Tensor,
+        path: LocalPath = "value",
+        num_surgery_layers: int = NUM_SURGERY_LAYERS,
+    ) -> tuple[Tensor, Tensor]:
+        """Embed prepared images, and each patch of them, while the model is run once.
+
+        Args:
+            inputs (`Mapping[str, torch.Tensor]` or `torch.Tensor`): As for `image_embeddings`.
+            path (`"value"`, `"surgery"` or `"clip"`, *optional*, defaults to `"value"`):
+                As for `local_image_embeddings`.
+            num_surgery_layers (`int`, *optional*, defaults to 6): As for `local_image_embeddings`.
+
+        Returns:
+            Two `torch.Tensor`, float32, unit norm, on the device of the model: What `image_embeddings` gives, of shape
+            `(batch, dim)`, and what `local_image_embeddings` gives, of shape `(batch, patches, dim)`.
+
+        Raises:
+            TypeError, ValueError: As `local_image_embeddings`.
+        """
+        pixel_values = self._move(inputs)["pixel_values"]
+        with torch.autocast(self.device.type, enabled=False):
+            features, local = image_and_local_features(self.model, pixel_values, (path,), num_surgery_layers)
+        patches = self._unit_norm(local[path].flatten(0, 1), "patch")  # (batch * patches, dim)
+        return self._unit_norm(features, "image"), patches.unflatten(0, local[path].shape[:2])
+
+    def _move(self, inputs: Mapping[str, Tensor] | Tensor) -> dict[str, Tensor]:
+        """Prepared images on the device of the model and in its dtype."""
+        inputs = {"pixel_values": inputs} if isinstance(inputs, Tensor) else inputs
+        return {
+            name: values.to(self.device, self.dtype) if values.is_floating_point() else values.to(self.device)
+            for name, values in inputs.items()
+        }
 
     def text_embeddings(self, prompts: Sequence[str], progress: bool = False) -> Tensor:
         """Embed texts as they are; a text that is too long is cut, which is said on the log.
@@ -409,6 +493,42 @@ class DualEncoder:
         embeddings, cut = self._embed_texts(self.model.get_no_text_features, '"no" text', prompts, progress)
         self.warn_of_cut([prompts[row] for row in cut])
         return embeddings
+
+    def unknown_embedding(self) -> Tensor:
+        """Embed the "unknown" prompt, the learned one of what belongs to none of the labels.
+
+        Returns:
+            `torch.Tensor` of shape `(dim,)`, float32, unit norm, on the device of the model.
+
+        Raises:
+            ValueError: The model has learned none, or the embedding is not finite.
+        """
+        if self.learned_prompts is None or self.learned_prompts.unknown_prompt is None:
+            raise ValueError(
+                f'{self.name or type(self.model).__name__} has no learned "unknown" prompt; give a model that was '
+                "trained with one, such as by CLIP-OS."
+            )
+        return self.text_embeddings([self.learned_prompts.unknown_prompt])[0]
+
+    def class_prompts(self, labels: Sequence[str], templates: Sequence[str] | None = None) -> list[str]:
+        """Find the texts that the text encoder reads for labels.
+
+        Args:
+            labels (`Sequence[str]`): One text per class.
+            templates (`Sequence[str]`, *optional*): As for `class_embeddings`.
+
+        Returns:
+            `list[str]`: Label by label, its texts in all templates, as [`~clipn_hf.prompts.fill_templates`]. Where a
+            context was learned for each label by itself and the templates are those of the model, the learned prompts.
+
+        Raises:
+            TypeError, ValueError: As [`~clipn_hf.prompts.fill_templates`], and
+                [`~clipn_hf.modeling.LearnedPrompts.build_prompts`].
+        """
+        templates = self.templates if templates is None else templates
+        if self.learned_prompts is not None and list(templates) == self.learned_prompts.templates:
+            return self.learned_prompts.build_prompts(labels)
+        return fill_templates(labels, templates)
 
     def class_embeddings(
         self,
@@ -572,6 +692,9 @@ class DualEncoder:
 
     def _has_own_templates(self) -> bool:
         """Whether the model or its processor brings templates along, or its family has some of its own."""
+        if self.learned_prompts is not None:
+            # Contexts of labels by themselves word no other texts.
+            return self.learned_prompts.label_prompts is None
         owners = (self.model.config, self.processor)
         return any(getattr(owner, "templates", None) for owner in owners) or self.templates != [*DEFAULT_TEMPLATES]
 
@@ -590,11 +713,12 @@ class DualEncoder:
         Raises:
             TypeError, ValueError: Templates that [`~clipn_hf.prompts.validate_templates`] refuses.
         """
+        checked = validate_templates(self.templates if templates is None else templates)
         if no_templates is None:
             learnable = getattr(self.model.config, "no_prompt_type", None) == "learnable"
-            no_templates = templates if templates is not None and learnable else self.no_templates
-        templates = validate_templates(self.templates if templates is None else templates)
-        return templates, validate_templates(no_templates, name="no_templates")
+            learned = self.learned_prompts is not None and checked == self.learned_prompts.templates
+            no_templates = checked if templates is not None and learnable and not learned else self.no_templates
+        return checked, validate_templates(no_templates, name="no_templates")
 
     def _embed_labels(
         self,
@@ -611,7 +735,7 @@ class DualEncoder:
         if weights_state is not None and key in self._label_embeddings:
             self._label_embeddings.move_to_end(key)
             return self._label_embeddings[key]
-        prompts = fill_templates(labels, templates)
+        prompts = self.class_prompts(labels, templates) if kind == "text" else fill_templates(labels, templates)
         embeddings, cut_rows = self._embed_texts(encode, kind, prompts, progress)
         cut.update(dict.fromkeys(labels[row // len(templates)] for row in cut_rows))
         embeddings = normalize(embeddings.unflatten(0, (len(labels), len(templates))).mean(dim=1), dim=-1)
@@ -764,4 +888,8 @@ __all__ = [
     "DualEncoder",
     "IncompleteCheckpointError",
     "PrecomputedEncoder",
+    "has_local_features",
+    "image_and_local_features",
+    "local_image_features",
+    "patch_grid",
 ]

@@ -282,7 +282,8 @@ def cached_class_embeddings(
             stores[kind] = _open_store(kind, settings, encoder, cache_dir, use_cache)
             digests[kind] = []
             for start in range(0, len(labels), SHARD_ROWS):
-                prompts = fill_templates(labels[start : start + SHARD_ROWS], own_templates)
+                some = labels[start : start + SHARD_ROWS]
+                prompts = (encoder.class_prompts if kind == "text" else fill_templates)(some, own_templates)
                 tokens = list(encoder.tokenize(prompts))
                 for first in range(0, len(tokens), len(own_templates)):
                     of_label = tokens[first : first + len(own_templates)]

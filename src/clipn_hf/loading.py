@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from huggingface_hub import _CACHED_NO_EXIST, try_to_load_from_cache
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModel, AutoProcessor, AutoTokenizer, CLIPConfig
+from transformers import AutoConfig, AutoModel, AutoProcessor, AutoTokenizer, CLIPConfig, CLIPModel
 from transformers.utils import (
     CONFIG_NAME,
     SAFE_WEIGHTS_INDEX_NAME,
@@ -26,6 +26,15 @@ from .detector_files import DETECTOR_NAME, TENSORS_NAME, read_detector
 from .families import is_dual_encoder
 from .modeling import CLIPNModel, IncompleteCheckpointError
 from .modeling.completeness import check_complete, refuse_damaged
+from .modeling.context_tokens import add_placeholders, token_ids
+from .modeling.learned_prompts import (
+    LearnedPrompts,
+    attach_learned_prompts,
+    find_learned_prompts,
+    is_embedded_checkpoint,
+    load_learned_prompts,
+    text_weights_digest,
+)
 from .modeling.modeling_clipn import LOADING_ARGUMENTS
 from .modeling.no_tokens import fit_vocabulary
 from .modeling.prompt_settings import find_file, load_prompt_settings, select_hub_arguments
@@ -50,7 +59,8 @@ class AutoDualEncoder(AutoModel):
         is for a CLIPN and its base model a plain CLIP, [`CLIPNModel.from_clip`] makes the former of the latter, with
         the prompts that `clipn_prompts.json` beside the adapter names (see
         [`~clipn_hf.modeling.save_prompt_settings`]). Tokens that the tokenizer beside the adapter adds are added to
-        the model, and the processor is kept as its `adapter_processor`.
+        the model, and the processor is kept as its `adapter_processor`. What is known of learned prompts, which
+        `learned_prompts.json` beside an adapter or a model tells, is kept as `learned_prompts`.
 
         The folder or repository of a detector that was saved without weights loads the model that it names; its
         `detector_source` is that of the detector, its `weights_source` that of the model, a Hub id or folder with its
@@ -59,8 +69,8 @@ class AutoDualEncoder(AutoModel):
 
         Raises:
             IncompleteCheckpointError:
-                The checkpoint is damaged or lacks weights of its model, or the adapter lacks its base model or does
-                not fit it.
+                The checkpoint is damaged or lacks weights of its model, or the adapter lacks its base model, does not
+                fit it, or has prompts that were learned on another one.
             OSError: There is no such checkpoint.
             TypeError: It is one part of a model, which transformers loads as part of the whole only.
         """
@@ -111,6 +121,9 @@ class AutoDualEncoder(AutoModel):
         if is_dual_encoder(model):
             # Models of other kinds are refused for what they are; what they lack would be misleading.
             check_complete(source, type(model).__name__, report["missing_keys"], report["mismatched_keys"])
+            learned = load_learned_prompts(source, **select_hub_arguments(kwargs))
+            if learned is not None:
+                attach_learned_prompts(model, learned)
         return model
 
 
@@ -204,6 +217,9 @@ def _load_adapted(source: str, adapter: dict[str, Any], kwargs: dict[str, Any]) 
             f'`PeftModel.from_pretrained(base, "{source}")` and pass that model and its processor, or write the name '
             f"to `base_model_name_or_path` in its {ADAPTER_CONFIG_NAME}."
         )
+    if is_embedded_checkpoint(base) and not os.path.isdir(base):
+        # On another machine the package is in another place.
+        base = EMBEDDED_CHECKPOINT
     hub_arguments = select_hub_arguments(kwargs)
     base_arguments = {name: value for name, value in kwargs.items() if name not in ("config", "subfolder", "revision")}
     base_arguments["revision"] = adapter.get("revision")
@@ -216,7 +232,10 @@ def _load_adapted(source: str, adapter: dict[str, Any], kwargs: dict[str, Any]) 
             f"`base_model_name_or_path` in the {ADAPTER_CONFIG_NAME} of the adapter."
         ) from error
     processor = _adapter_processor(source, base, hub_arguments, select_hub_arguments(base_arguments))
+    learned = load_learned_prompts(source, **hub_arguments)
     prompts = load_prompt_settings(source, **hub_arguments)
+    if prompts is None and learned is not None:
+        prompts = learned.base.get("no_prompts")
     if type(config) is CLIPConfig and (prompts is not None or _is_for_clipn(adapter)):
         prompts = _infer_prompts(source, adapter, processor) if prompts is None else prompts
         loading = {name: value for name, value in base_arguments.items() if name in LOADING_ARGUMENTS}
@@ -224,10 +243,16 @@ def _load_adapted(source: str, adapter: dict[str, Any], kwargs: dict[str, Any]) 
     else:
         model = AutoDualEncoder.from_pretrained(base, **base_arguments)
 
-    if isinstance(model, CLIPNModel):
-        if processor is not None:
-            fit_vocabulary(model, processor.tokenizer)
+    if learned == find_learned_prompts(model):
+        # The prompts are those of the base, which the adapter is on top of.
+        learned = None
+    if learned is not None:
+        processor = _fit_learned_prompts(source, base, model, processor, learned, select_hub_arguments(base_arguments))
+    elif isinstance(model, CLIPNModel) and processor is not None:
+        fit_vocabulary(model, processor.tokenizer)
+    if learned is not None or isinstance(model, CLIPNModel):
         _check_tokens(source, adapter, model)
+    if isinstance(model, CLIPNModel):
         for name in POOLS:
             # Tokens that were added to the templates are known to the adapter, not to its base.
             own = (prompts or {}).get(name) or getattr(processor, name, None)
@@ -241,7 +266,39 @@ def _load_adapted(source: str, adapter: dict[str, Any], kwargs: dict[str, Any]) 
         ) from error
     check_complete(source, f"the adapter on {type(model).__name__}", report.missing_keys)
     model.adapter_processor = processor
+    if learned is not None:
+        attach_learned_prompts(model, learned)
     return model
+
+
+def _fit_learned_prompts(
+    source: str, base: str, model: Any, processor: Any | None, learned: LearnedPrompts, base_arguments: dict[str, Any]
+) -> Any:
+    """Make room in a model for an adapter with learned prompts; return the processor that knows their tokens."""
+    if not isinstance(model, CLIPModel):
+        raise IncompleteCheckpointError(
+            f"The adapter {source} has prompts that were learned on a {learned.base.get('class')}, but its base model "
+            f"{base} is a {type(model).__name__}. Correct `base_model_name_or_path` in its {ADAPTER_CONFIG_NAME}."
+        )
+    dtype = getattr(torch, str(learned.base.get("dtype")), torch.float32)
+    if learned.base.get("text_weights_sha256") not in (None, text_weights_digest(model, dtype)):
+        revision = learned.base.get("revision")
+        trained_on = f"{learned.base.get('id') or 'a model'}{'' if revision is None else f' at revision {revision}'}"
+        raise IncompleteCheckpointError(
+            f"The adapter {source} was trained on another backbone: its prompts were learned with the text encoder of "
+            f"{trained_on}, whose weights are others than those of its base model {base}. Name the right model and "
+            f"revision in its {ADAPTER_CONFIG_NAME}, or train the prompts anew."
+        )
+    if processor is None:
+        processor = load_processor(base, **base_arguments)
+        # Their ids follow from their order.
+        add_placeholders(processor.tokenizer, learned.tokens)
+    try:
+        token_ids(learned, processor.tokenizer)
+    except ValueError as error:
+        raise IncompleteCheckpointError(f"The adapter {source} is incomplete: {error}") from error
+    fit_vocabulary(model, processor.tokenizer)
+    return processor
 
 
 def _adapter_processor(
@@ -278,7 +335,7 @@ def _infer_prompts(source: str, adapter: dict[str, Any], processor: Any | None) 
     return {"no_prompt_type": "learnable", **pools}
 
 
-def _check_tokens(source: str, adapter: dict[str, Any], model: CLIPNModel) -> None:
+def _check_tokens(source: str, adapter: dict[str, Any], model: CLIPModel) -> None:
     indices = adapter.get("token_indices") or adapter.get("trainable_token_indices") or []
     if isinstance(indices, dict):
         indices = [index for values in indices.values() for index in values]

@@ -15,11 +15,13 @@ from transformers.pipelines import PIPELINE_REGISTRY
 
 from .detector import PUBLISHING_OPTIONS, TOP_K, TOP_NEGATIVES, OODDetector, OODResult
 from .detector_checks import check_count, check_given_count
+from .detector_explanations import ExplainedResult, explained
 from .detector_files import read_detector
 from .encoders import EMBEDDED_CHECKPOINT, EMBEDDED_NOTICE, AutoDualEncoder, DualEncoder
 from .images import NumberedImages, image_of, number_images
 from .methods import METHODS, get_method, unknown_argument
 from .prompts import validate_labels
+from .similarity_maps import DEFAULT_PATH, MAP_PATHS, MapPath, embed_patches
 
 TASK = "ood-detection"
 CALL_OPTIONS = (
@@ -31,6 +33,7 @@ CALL_OPTIONS = (
     "no_templates",
     "negatives",
     "top_negatives",
+    "explain",
     "batch_size",
     "num_workers",
 )
@@ -51,8 +54,8 @@ class OODPipeline(Pipeline):
         model ([`~transformers.PreTrainedModel`]):
             A [`CLIPNModel`], [`~transformers.CLIPModel`], [`~transformers.SiglipModel`] or any other model that
             [`DualEncoder`] takes. With a model object pass its `processor`, too.
-        candidate_labels, method, threshold, top_k, templates, no_templates, negatives, top_negatives, batch_size,
-        num_workers, settings:
+        candidate_labels, method, threshold, top_k, templates, no_templates, negatives, top_negatives, explain,
+        batch_size, num_workers, settings:
             Defaults for every call.
 
     Raises:
@@ -119,17 +122,24 @@ class OODPipeline(Pipeline):
                 default those of the detector, else those that the method needs.
             top_negatives (`int`, *optional*, defaults to 3):
                 How many negative labels to list in `negatives` at most, if there are any; 0 for none.
+            explain (`bool` or `str`, *optional*, defaults to `False`):
+                Whether to add `maps` and `overlay`, an array and a picture of which patches spoke for the labels and
+                negative labels that the result lists, as [`~clipn_hf.detector_explanations.ExplainedResult`] describes
+                it. True is for the path `"surgery"`; the name of another is one of
+                [`~clipn_hf.similarity_maps.MAP_PATHS`].
             batch_size (`int`, *optional*, defaults to 1): Images per pass through the model.
             num_workers (`int`, *optional*, defaults to 0): Processes that read images ahead.
             kwargs: Settings of the method, such as `temperature`.
 
         Returns:
             [`OODResult`] for one image, a `list` of them for a list, tuple or other sequence, and for iterators and
-            datasets an iterator of them that reads the images as it goes.
+            datasets an iterator of them that reads the images as it goes. With `explain` they are
+            [`~clipn_hf.detector_explanations.ExplainedResult`].
 
         Raises:
             ImageError: An image cannot be read; the message says which.
-            TypeError, ValueError: No labels, and whatever [`OODDetector`] refuses.
+            TypeError, ValueError: No labels, and whatever [`OODDetector`] refuses; an explanation of a model whose
+                image encoder does not cut images into patches as that of CLIP does.
         """
         loading = {name: kwargs.pop(name) for name in ("batch_size", "num_workers") if name in kwargs}
         check_count("batch_size", loading.get("batch_size"))
@@ -143,6 +153,7 @@ class OODPipeline(Pipeline):
         get_method(options.get("method", method)).resolve_settings(settings, CALL_OPTIONS)
         labels, top_k = options.pop("candidate_labels", None), options.pop("top_k", TOP_K)
         top_negatives = options.pop("top_negatives", TOP_NEGATIVES)
+        path = _explaining_path(options.pop("explain", False))
         check_count("top_k", top_k)
         check_given_count("top_negatives", top_negatives, minimum=0)
         if labels is not None:
@@ -161,27 +172,45 @@ class OODPipeline(Pipeline):
         elif isinstance(numbered, Iterator):
             # transformers streams generators, and takes other iterators for one image.
             numbered = (item for item in numbered)
-        results = super().__call__(numbered, detector=detector, top_k=top_k, top_negatives=top_negatives, **loading)
+        results = super().__call__(
+            numbered, detector=detector, top_k=top_k, top_negatives=top_negatives, path=path, **loading
+        )
         # Datasets and iterators may be long: their results come one by one.
         in_memory = isinstance(images, Sequence | Mapping) and isinstance(numbered, NumberedImages)
         return list(results) if in_memory else results
 
     def _sanitize_parameters(self, **options: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         # Images may be changed before they are embedded, in a way that depends on the detector.
-        of_forward = {name: value for name, value in options.items() if name == "detector"}
+        of_forward = {name: value for name, value in options.items() if name in ("detector", "path")}
         return {}, of_forward, options
 
     def preprocess(self, item: Any) -> dict[str, Tensor]:  # type: ignore[override]
         position, image = item if isinstance(item, tuple) else (None, image_of(item))
         return self.encoder.prepare_images([image], start=position)
 
-    def _forward(self, model_inputs: dict[str, Tensor], detector: OODDetector) -> dict[str, Tensor]:  # type: ignore[override]
-        return {"image_embeddings": detector.embed_prepared(model_inputs)}
+    def _forward(  # type: ignore[override]
+        self, model_inputs: dict[str, Tensor], detector: OODDetector, path: MapPath | None
+    ) -> dict[str, Tensor]:
+        outputs = {"image_embeddings": detector.embed_prepared(model_inputs)}
+        if path is not None:
+            outputs["patches"] = embed_patches(detector.image_encoder, model_inputs, path)
+            outputs["pixel_values"] = model_inputs["pixel_values"]
+        return outputs
 
     def postprocess(  # type: ignore[override]
-        self, outputs: dict[str, Tensor], detector: OODDetector, top_k: int | None, top_negatives: int
-    ) -> OODResult:
-        return detector.results(outputs["image_embeddings"], top_k, top_negatives, from_prepared=True)[0]
+        self,
+        outputs: dict[str, Tensor],
+        detector: OODDetector,
+        top_k: int | None,
+        top_negatives: int,
+        path: MapPath | None,
+    ) -> OODResult | ExplainedResult:
+        embeddings = outputs["image_embeddings"]
+        results = detector.results(embeddings, top_k, top_negatives, from_prepared=True)
+        if path is None:
+            return results[0]
+        explanations = detector.explain_results(results, embeddings, outputs["pixel_values"], outputs["patches"], path)
+        return explained(explanations[0])
 
     def save_pretrained(
         self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any
@@ -227,6 +256,19 @@ class OODPipeline(Pipeline):
             return str(super().push_to_hub(repo_id, **kwargs))
         include_weights = not getattr(self.model, "peft_config", None)
         return self.detector.push_to_hub(repo_id, include_weights, **kwargs)
+
+
+def _explaining_path(explain: object) -> MapPath | None:
+    """Read the argument `explain`: the path of the maps, or None for no maps."""
+    if isinstance(explain, bool):
+        return DEFAULT_PATH if explain else None
+    for path in MAP_PATHS:
+        if explain == path:
+            return path
+    raise ValueError(
+        f"`explain` must be True, False or the path of the maps, one of {', '.join(map(repr, MAP_PATHS))}, got "
+        f"{explain!r}."
+    )
 
 
 def register_pipeline() -> None:

@@ -54,6 +54,7 @@ class PrecomputedEncoder:
 
     family = "precomputed"
     has_no_encoder = False
+    has_unknown_prompt = False
     revision = None
 
     def __init__(

@@ -216,11 +216,12 @@ def test_every_method_is_served_or_skipped_with_a_reason(
         evaluate(suite, encoder, ["mcm", "plp"])
     assert result.skipped == [
         'atd, ctw (need a CLIPN model with a "no" text encoder)',
+        "gl_mcm, odin (need to be named in `methods`, because all images have to go through the model again)",
         "csp, negrefine (need the corpus csp, in place of which the suite has another one)",
         "sigmoid, joint_energy (need a model that was trained with a sigmoid loss, such as SigLIP)",
-        "odin (needs to be named in `methods`, because all images go through the model several times for it)",
+        'clip_os (needs a model with a learnt "unknown" prompt, such as CLIP-OS trains)',
     ]
-    left_out = {"atd", "ctw", "csp", "negrefine", "sigmoid", "joint_energy", "odin", "plp"}
+    left_out = {"atd", "ctw", "gl_mcm", "csp", "negrefine", "sigmoid", "joint_energy", "odin", "plp", "clip_os"}
     assert {*methods, *left_out} == set(benchmark.METHODS) and "neglabel" in methods
     assert {record["bootstrap"] for record in result.records} == {None}
     fitted = [record for record in result.records if "training" in benchmark.METHODS[record["method"]].needs]
@@ -722,8 +723,11 @@ def test_features_need_no_model(evaluate: Evaluate, root: Path, monkeypatch: pyt
         },
         "ood": [{"name": "Far", "group": "far", "source": {"features": "features.npz", "images": "ood"}}],
     }
-    result = evaluate(suite, None, ["mcm", "odin"], examine=True)
-    assert result.skipped == ["odin (needs images, and a model to differentiate through)"]
+    result = evaluate(suite, None, ["mcm", "odin", "gl_mcm"], examine=True)
+    assert result.skipped == [
+        "odin (needs images, and a model to differentiate through)",
+        "gl_mcm (needs images, and a model that embeds their patches as texts are embedded)",
+    ]
     result = evaluate(suite, None, ["mcm", "atd"], examine=True)
     (record,) = result.records
     assert record["model"]["id"] == "org/clip"

@@ -97,8 +97,25 @@ def inputs(
         Pairs(negatives) if "text_encoder" in method.needs else None,
         learnt_from.text_embeddings,
         learnt_from.logit_scale,
+        patch_summary=summarize(method, patch_cosines(batch, classes, dtype), **settings),
+        unknown_similarity=no_similarity[:, :1].mean(dim=1) if "unknown" in method.needs else None,
     )
     return classified(method, given)
+
+
+def patch_cosines(batch: int = 6, classes: int = 4, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Of random patches, of which each image has three."""
+    generator = torch.Generator().manual_seed(3)
+    return (2 * torch.rand(batch, 3, classes, generator=generator) - 1).to(dtype)
+
+
+def summarize(method: Method, cosines: Tensor, **settings: Any) -> Tensor | None:
+    """What the method keeps of patches, if it reads them."""
+    together = {**method.settings, **settings}
+    if not method.summarizes_patches(together):
+        return None
+    assert method.summarize is not None
+    return method.summarize(cosines, **method.settings_of(method.summarize, together))
 
 
 def classified(method: Method, given: MethodInputs) -> MethodInputs:
@@ -130,12 +147,20 @@ def part(whole: MethodInputs, rows: slice) -> MethodInputs:
         logits=whole.logits[rows],
         no_logits=None if whole.no_logits is None else whole.no_logits[rows],
         image_embeddings=whole.image_embeddings[rows],
+        patch_summary=None if whole.patch_summary is None else whole.patch_summary[rows],
+        unknown_similarity=None if whole.unknown_similarity is None else whole.unknown_similarity[rows],
     )
+
+
+def functions_of(method: Method) -> list[Callable[..., Any]]:
+    """Those whose parameters are settings."""
+    functions = (method.score, method.fit, method.perturb, method.summarize)
+    return [function for function in functions if function is not None]
 
 
 def other_value(method: Method, name: str) -> Any:
     """A value of a setting that is not its default."""
-    functions = [function for function in (method.score, method.fit, method.perturb) if function is not None]
+    functions = functions_of(method)
     parameters = [inspect.signature(function).parameters.get(name) for function in functions]
     parameter = next(parameter for parameter in parameters if parameter is not None)
     if get_origin(parameter.annotation) is Literal:
@@ -165,6 +190,9 @@ def test_contract(method: Method) -> None:
     assert method.needs <= NEEDS.keys()
     assert (method.fit is not None) == ("training" in method.needs)
     assert (method.perturb is not None) == ("pixels" in method.needs)
+    # Others may read patches with some settings.
+    assert ("patches" in method.needs) == (method.summarize is not None and method.reads_patches is None)
+    assert method.reads_patches is None or not method.summarizes_patches(method.settings)
     assert "training" in method.needs or "training_labels" not in method.needs
     assert "negatives" in method.needs or not method.mining
     assert all(template.count("{}") == 1 for template in method.templates)
@@ -178,13 +206,12 @@ def test_contract(method: Method) -> None:
         torch.testing.assert_close(score(method, shifted), score(method, given))
     # A setting that several functions take is one setting.
     for name, default in method.settings.items():
-        for function in (method.score, method.fit, method.perturb):
-            if function is not None and name in inspect.signature(function).parameters:
+        for function in functions_of(method):
+            if name in inspect.signature(function).parameters:
                 assert inspect.signature(function).parameters[name].default == default
     assert method.settings_of(None, method.settings) == {}
-    functions = (method.score, method.fit, method.perturb)
-    together = [method.settings_of(function, method.settings) for function in functions]
-    assert {**together[0], **together[1], **together[2]} == method.settings
+    together = [method.settings_of(function, method.settings) for function in functions_of(method)]
+    assert dict(itertools.chain.from_iterable(settings.items() for settings in together)) == method.settings
 
 
 @every_method
@@ -209,6 +236,7 @@ def test_the_highest_score_is_reached_and_not_exceeded(method: Method) -> None:
         no_logits=None if given.no_logits is None else torch.full_like(given.no_logits, 100),
         negative_embeddings=None if given.negative_embeddings is None else given.image_embeddings[:1],
         image_embeddings=given.image_embeddings[:1].expand(6, DIM),
+        unknown_similarity=None if given.unknown_similarity is None else torch.full((6,), 10.0),
     )
     assert torch.equal(score(method, unlike), torch.full((6,), method.max_score))
 
@@ -279,10 +307,10 @@ def test_fewest_labels(method: Method) -> None:
 @every_method
 def test_values_that_are_not_finite_are_refused(method: Method) -> None:
     given = inputs(method)
-    fields = ("similarity", "logits", "no_logits", "image_embeddings", "negative_embeddings")
+    fields = ("similarity", "logits", "no_logits", "image_embeddings", "negative_embeddings", "patch_summary")
     damaged = {
         name: torch.full_like(getattr(given, name), float("nan"))
-        for name in fields
+        for name in (*fields, "unknown_similarity")
         if getattr(given, name) is not None
     }
     with pytest.raises(ValueError, match="NaN"):
@@ -403,21 +431,39 @@ def test_score_and_decision_come_from_the_scores(name: str, monkeypatch: pytest.
     names = [function for function, _, _ in calls]
     # No score is computed twice, and where one is called as the method is, it takes part.
     assert len(names) == len(set(names))
-    assert name not in public_scores() or name in {one.removesuffix("_from_embeddings") for one in names}
+    # What is kept of patches was computed before.
+    called = {one.removesuffix("_from_embeddings") for one in names}
+    assert name not in public_scores() or name in called or method.summarize is not None
     if len(calls) == 1:
-        ((function, arguments, returned),) = calls
+        ((_, arguments, returned),) = calls
         assert found is returned
         # A setting may be the name of the score.
         assert {name for name, value in settings.items() if value not in public_scores()} <= arguments.keys()
         for value in arguments.values():
             tensors = value if isinstance(value, tuple) else (value,)
             assert all(not isinstance(one, Tensor) or any(one is other for other in known) for one in tensors)
-        rule = f"{function}_is_ood"
+        # A setting may choose another score, but the decision is that of the one which the method is about.
+        calls.clear()
+        score(method, inputs(method))
+        rule = f"{calls[0][0]}_is_ood"
         assert (rule in public_scores()) == (method.is_ood is not None)
         calls.clear()
         if method.is_ood is not None:
             decision = method.is_ood(given)
             assert [(name, returned is decision) for name, _, returned in calls] == [(rule, True)]
+
+
+@pytest.mark.parametrize(
+    "method",
+    [row for row in METHODS.values() if row.summarize is not None and row.name in public_scores()],
+    ids=lambda row: row.name,
+)
+def test_patches_and_whole_together_are_the_score_of_that_name(method: Method) -> None:
+    """It is computed in two steps, so that no more than one number has to be kept of all patches of an image."""
+    for changed in ({}, {name: other_value(method, name) for name in method.settings}):
+        given = inputs(method, **changed)
+        expected = public_scores()[method.name](given.similarity, patch_cosines(), **changed)
+        assert torch.equal(score(method, given, **changed), expected)
 
 
 def test_every_score_belongs_to_a_method(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -426,13 +472,15 @@ def test_every_score_belongs_to_a_method(monkeypatch: pytest.MonkeyPatch) -> Non
         # Some call one score or another, as a setting says.
         parameters = inspect.signature(method.score).parameters.items()
         named = [{name: value} for name, parameter in parameters for value in get_args(parameter.annotation)]
-        for settings in [one for one in named if {*one.values()} & public_scores().keys()] or [{}]:
+        for settings in [{}, *(one for one in named if {*one.values()} & public_scores().keys())]:
             score(method, inputs(method, **settings), **settings)
         if method.is_ood is not None:
             method.is_ood(inputs(method))
     used = {name for name, _, _ in calls}
     # A score from embeddings is the one from cosines in less memory.
     used |= {name.removesuffix("_from_embeddings") for name in used}
+    # Nor is one that is computed in two steps.
+    used |= {method.name for method in METHODS.values() if method.summarize is not None} & public_scores().keys()
     assert {name for name in public_scores() if not name.endswith("_probabilities")} == used
 
 
@@ -525,7 +573,7 @@ def test_table_is_read_without_torch() -> None:
 
 
 def test_unknown_method_names_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="`method` must be one of atd, ctw, mcm, msp, .*, got 'oden'"):
+    with pytest.raises(ValueError, match="`method` must be one of atd, ctw, mcm, gl_mcm, msp, .*, got 'oden'"):
         get_method("oden")
     with pytest.raises(ValueError, match="got None"):
         get_method(None)  # type: ignore[arg-type]

@@ -89,7 +89,7 @@ def evaluate_suite(
     """Evaluate methods and models on the sets of a suite.
 
     Each image goes through a model once, whatever the number of methods, unless these change images before they judge
-    them, as odin does; a second run finds the embeddings on disk.
+    them, as odin does, or look at their patches, as gl_mcm does; a second run finds the embeddings on disk.
     What comes out does not depend on the order of models and methods, and the same seed gives the same results.
 
     Args:
@@ -103,8 +103,8 @@ def evaluate_suite(
             Keys of `clipn_hf.methods.METHODS`; by default those of the suite, or else all. What a model or a suite
             cannot serve is skipped, and said in the result. Methods with negative labels mine them, by default of all
             of WordNet, which takes a large model long the first time. Without `methods`, those that have a corpus of
-            their own are skipped in suites that name another one, and so is what takes several passes of all images
-            through the model in every run, as odin does.
+            their own are skipped in suites that name another one, and so is what takes further passes of all images
+            through the model in every run, as odin and gl_mcm do.
         data_root (`str` or `os.PathLike`, *optional*, defaults to `"."`): The folder that paths of the suite start at.
         seeds (`Sequence[int]`, *optional*): By default those of the suite.
         output (`str` or `os.PathLike`, *optional*):
@@ -455,7 +455,8 @@ class _Run:
                 changes["negatives"]["corpus"] = Corpus(TEXT_FEATURES, tuple(corpus), tuple(kinds))
         with _quiet_mining(data.seed != self.first_seed):
             if detector is None:
-                return OODDetector(encoder, data.labels, method.name, templates=self.suite.templates, **changes)
+                templates = _own_templates(encoder, self.suite)
+                return OODDetector(encoder, data.labels, method.name, templates=templates, **changes)
             # What was handed over stays as it is, also if its copy is fitted.
             return detector.with_changes(labels=data.labels, method=method.name, **changes)
 
@@ -535,8 +536,8 @@ class _Run:
         return _Embedded(loaded, embeddings, rows, labels, unreadable, digests, sha256)
 
     def _embed_to_judge(self, detector: OODDetector, embedded: _Embedded) -> Tensor:
-        """Embed a set once more, if the method changes images before it judges them."""
-        if detector.method.perturb is None:
+        """Embed a set once more, if the method changes images before it judges them, or looks at their patches."""
+        if not detector.judges_images:
             return embedded.embeddings
         loaded, encoder = embedded.data, detector.image_encoder
         features = extract_features(loaded.images, encoder, warn=False, embed=detector.embed_prepared, **self.features)
@@ -586,12 +587,19 @@ def _score(detector: OODDetector, embedded: _Embedded, explainer: OODDetector | 
     return _Scored(embedded, scores.numpy(), predictions.numpy(), negatives)
 
 
+def _own_templates(encoder: Encoder, suite: Suite) -> list[str] | None:
+    """The templates of the suite; None without any, and for a model that has learned better ones."""
+    learned = isinstance(encoder, DualEncoder) and encoder.learned_prompts is not None
+    return list(suite.templates) if suite.templates and not learned else None
+
+
 def _templates(encoder: Encoder, method: Method, suite: Suite) -> list[str] | None:
     """The templates that are given for a method; None for those of the encoder."""
     if not isinstance(encoder, DualEncoder):
         return None
-    if suite.templates or not method.templates:
-        return list(suite.templates or ()) or None
+    templates = _own_templates(encoder, suite)
+    if templates is not None or not method.templates:
+        return templates
     return (encoder.ensemble_templates if method.ensemble else encoder.single_template)(method.templates)
 
 
@@ -752,8 +760,8 @@ def _select(
         elif not is_asked and corpus is not None and method.mining.get("corpus", corpus) != corpus:
             # With other candidates it is another method; who names it wants it all the same.
             needed = f"the corpus {method.mining['corpus']}, in place of which the suite has another one"
-        elif not is_asked and method.perturb is not None and (detector is None or detector.method is not method):
-            needed = "to be named in `methods`, because all images go through the model several times for it"
+        elif not is_asked and _judges_images(method) and (detector is None or detector.method is not method):
+            needed = "to be named in `methods`, because all images have to go through the model again"
         elif "training" in method.needs and data.fit is None and not _is_fitted(detector, method, data.labels):
             needed = "a set `fit` in the suite"
         elif len(data.labels) < method.min_labels:
@@ -763,6 +771,10 @@ def _select(
             continue
         lacking.setdefault(needed, []).append(method.name)
     return served, lacking
+
+
+def _judges_images(method: Method) -> bool:
+    return method.judges_images(method.settings)
 
 
 def _list_skipped(skipped: Mapping[str, Mapping[str, Sequence[str]]], name_models: bool) -> list[str]:

@@ -318,14 +318,14 @@ class _View:
         return self._features
 
     def score(self, detector: OODDetector) -> npt.NDArray[np.float32]:
-        # Methods that change pixels judge images alone.
-        judged = self.features.embeddings if detector.method.perturb is None else self._images
+        # Methods that change pixels or read patches judge images alone.
+        judged = self._images if detector.judges_images else self.features.embeddings
         return detector.score(judged, self._embed.batch_size).numpy()
 
     def share_known(self, detector: OODDetector) -> float | None:
         if detector.threshold is None and detector.method.is_ood is None:
             return None
-        if detector.method.perturb is None:
+        if not detector.judges_images:
             results = detector.results(self.features.embeddings, top_k=1, top_negatives=0)
         else:
             results = detector(self._images, top_k=1, batch_size=self._embed.batch_size, top_negatives=0)

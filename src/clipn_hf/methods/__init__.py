@@ -7,9 +7,11 @@ from types import MappingProxyType
 
 from .atd import ATD
 from .base import NEEDS, Method, MethodInputs, Need, TrainingInputs, method_inputs, unknown_argument
+from .clip_os import CLIP_OS
 from .csp import CSP
 from .ctw import CTW
 from .energy import ENERGY
+from .gl_mcm import GL_MCM
 from .joint_energy import JOINT_ENERGY
 from .kmeans import KMEANS
 from .linear_probe import LINEAR_PROBE
@@ -34,6 +36,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             ATD,
             CTW,
             MCM,
+            GL_MCM,
             MSP,
             MAX_LOGIT,
             ENERGY,
@@ -51,6 +54,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             ODIN,
             LINEAR_PROBE,
             PLP,
+            CLIP_OS,
         )
     }
 )

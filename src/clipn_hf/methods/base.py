@@ -16,7 +16,18 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-Need = Literal["global", "no", "training", "training_labels", "negatives", "text_encoder", "sigmoid", "pixels"]
+Need = Literal[
+    "global",
+    "no",
+    "training",
+    "training_labels",
+    "negatives",
+    "text_encoder",
+    "sigmoid",
+    "pixels",
+    "patches",
+    "unknown",
+]
 
 NEEDS: Mapping[Need, str] = MappingProxyType(
     {
@@ -28,6 +39,8 @@ NEEDS: Mapping[Need, str] = MappingProxyType(
         "text_encoder": "a model that can embed further texts",
         "sigmoid": "a model that was trained with a sigmoid loss, such as SigLIP",
         "pixels": "images, and a model to differentiate through",
+        "patches": "images, and a model that embeds their patches as texts are embedded",
+        "unknown": 'a model with a learnt "unknown" prompt, such as CLIP-OS trains',
     }
 )
 
@@ -62,6 +75,10 @@ class MethodInputs:
         text_embeddings (`torch.Tensor` of shape `(classes, dim)`, *optional*): Those of the class texts, of unit norm.
         logit_scale (`float`, *optional*, defaults to 1.0): The factor between cosines and logits.
         logit_bias (`float`, *optional*, defaults to 0.0): What is added to the logits.
+        patch_summary (`torch.Tensor` of shape `(batch,)`, *optional*):
+            What `Method.summarize` keeps of the patches of each image; None unless the method reads patches.
+        unknown_similarity (`torch.Tensor` of shape `(batch,)`, *optional*):
+            Cosines between images and the "unknown" prompt, in [-1, 1]; None unless the method needs that.
     """
 
     similarity: "Tensor"
@@ -74,6 +91,8 @@ class MethodInputs:
     text_embeddings: "Tensor | None" = None
     logit_scale: float = 1.0
     logit_bias: float = 0.0
+    patch_summary: "Tensor | None" = None
+    unknown_similarity: "Tensor | None" = None
 
 
 @dataclass(frozen=True)
@@ -213,6 +232,13 @@ class Method:
             embeds pixel values, differentiably, and gives [`MethodInputs`]; `std` is the standard deviation by which
             the image processor divides, to be broadcast against pixel values. Needed by exactly those methods that
             need "pixels".
+        summarize (`Callable`, *optional*):
+            `(patch_similarity, **settings)` to the one number per image, `(batch,)`, float32, that is kept of its
+            patches, because all of them would take hundreds of times the memory of the embedding. `patch_similarity`
+            `(batch, patches, classes)`, float32, are cosines between patches and class texts. Needed by those methods
+            that need "patches"; others may read patches with some settings, see `reads_patches`.
+        reads_patches (`Callable`, *optional*):
+            `(settings)` to whether `summarize` is needed with these settings; by default with all.
         check (`Callable`, *optional*):
             `(settings)`, all of them, to an error where one is wrong whatever the images are, so that this is said
             before the images are looked at.
@@ -220,7 +246,7 @@ class Method:
             `(state, settings, labels, templates)` to what else a detector remembers of the images that it was fitted
             on, by name, of what JSON knows.
 
-    The parameters of `score`, `fit` and `perturb` that have defaults are the settings of the method.
+    The parameters of `score`, `fit`, `perturb` and `summarize` that have defaults are the settings of the method.
     """
 
     name: str
@@ -240,19 +266,43 @@ class Method:
     classify: "Callable[[MethodInputs], Tensor] | None" = None
     max_score: float | None = None
     perturb: "Callable[..., Tensor] | None" = None
+    summarize: "Callable[..., Tensor] | None" = None
+    reads_patches: Callable[[Mapping[str, Any]], bool] | None = None
     check: Callable[[Mapping[str, Any]], None] | None = None
     report: Report | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The settings of `score`, `fit` and `perturb` with their defaults."""
-        return _defaults(self.score) | _defaults(self.fit) | _defaults(self.perturb)
+        """The settings of `score`, `fit`, `perturb` and `summarize` with their defaults."""
+        return _defaults(self.score) | _defaults(self.fit) | _defaults(self.perturb) | _defaults(self.summarize)
+
+    def summarizes_patches(self, settings: Mapping[str, Any]) -> bool:
+        """Tell whether patches of images matter to the method.
+
+        Args:
+            settings (`Mapping`): All settings.
+
+        Returns:
+            `bool`
+        """
+        return self.summarize is not None and (self.reads_patches is None or self.reads_patches(settings))
+
+    def judges_images(self, settings: Mapping[str, Any]) -> bool:
+        """Tell whether the method needs images to judge them: embeddings do not tell all that it looks at.
+
+        Args:
+            settings (`Mapping`): All settings.
+
+        Returns:
+            `bool`
+        """
+        return self.perturb is not None or self.summarizes_patches(settings)
 
     def settings_of(self, function: "Callable[..., Any] | None", settings: Mapping[str, Any]) -> dict[str, Any]:
         """Select the settings that one of the functions takes.
 
         Args:
-            function (`Callable`, *optional*): `score`, `fit` or `perturb`.
+            function (`Callable`, *optional*): `score`, `fit`, `perturb` or `summarize`.
             settings (`Mapping`): All settings.
 
         Returns:

@@ -7,6 +7,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_ZERO_SHOT_IMAGE_CLA
 
 from .completeness import IncompleteCheckpointError
 from .configuration_clipn import CLIPNConfig
+from .context_tokens import add_context_tokens, prompt_tuning_config
+from .learned_prompts import LearnedPrompts, attach_learned_prompts, load_learned_prompts, save_learned_prompts
 from .loss_clipn import CLIPNLoss, clipn_loss, itbo_loss, tso_loss
 from .modeling_clipn import CLIPNModel, CLIPNOutput
 from .no_tokens import add_no_tokens
@@ -32,10 +34,16 @@ __all__ = [
     "CLIPNOutput",
     "CLIPNProcessor",
     "IncompleteCheckpointError",
+    "LearnedPrompts",
+    "add_context_tokens",
     "add_no_tokens",
+    "attach_learned_prompts",
     "clipn_loss",
     "itbo_loss",
+    "load_learned_prompts",
+    "prompt_tuning_config",
     "register_auto_classes",
+    "save_learned_prompts",
     "save_prompt_settings",
     "save_shim",
     "tso_loss",

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from tokenizers import AddedToken
+from transformers import CLIPModel
 
 from .modeling_clipn import CLIPNModel
 from .processing_clipn import CLIPNProcessor
@@ -74,21 +75,21 @@ def add_no_tokens(
     return token_ids
 
 
-def fit_vocabulary(model: CLIPNModel, tokenizer: Any) -> None:
-    """Give both text encoders rows for the tokens that a tokenizer has and they have not.
+def fit_vocabulary(model: CLIPModel, tokenizer: Any) -> None:
+    """Give the text encoder, and that of "no", rows for the tokens that a tokenizer has and they have not.
 
     The rows of placeholders `<no_0> <no_1> …` are initialised as [`add_no_tokens`] does by default, those of other new
     tokens are zero. Rows that are there stay as they are.
 
     Args:
-        model ([`CLIPNModel`]): Changed in place.
+        model ([`CLIPNModel`] or [`~transformers.CLIPModel`]): Changed in place.
         tokenizer ([`CLIPTokenizer`]): A tokenizer of the model that may have got new tokens.
     """
     text_config: Any = model.config.text_config
     old_size, new_size = text_config.vocab_size, len(tokenizer)
     # Pooling at the highest id, which `eos_token_id=2` stands for, would pick an added token.
     text_config.eos_token_id = tokenizer.eos_token_id
-    for tower in (model.text_model, model.no_text_model):
+    for tower in _text_models(model):
         tower.eos_token_id = tokenizer.eos_token_id
         if tower.get_input_embeddings().num_embeddings < new_size:
             tower.resize_token_embeddings(new_size, mean_resizing=False)
@@ -104,12 +105,16 @@ def fit_vocabulary(model: CLIPNModel, tokenizer: Any) -> None:
 
 
 @torch.no_grad()
-def _initialise(model: CLIPNModel, tokenizer: Any, token_ids: list[int], text: str) -> None:
+def _initialise(model: CLIPModel, tokenizer: Any, token_ids: list[int], text: str) -> None:
     word_ids = _word_ids(tokenizer, text)
     sources = [word_ids[(index - len(token_ids)) % len(word_ids)] for index in range(len(token_ids))]
-    for tower in (model.text_model, model.no_text_model):
+    for tower in _text_models(model):
         weight = tower.get_input_embeddings().weight
         weight[token_ids] = weight[sources]
+
+
+def _text_models(model: Any) -> list[Any]:
+    return [getattr(model, name) for name in ("text_model", "no_text_model") if hasattr(model, name)]
 
 
 def _word_ids(tokenizer: Any, text: str) -> list[int]:

@@ -14,7 +14,9 @@ from .clusters import fit_centroids, nearest_centroids
 from .gaussians import Gaussians, fit_gaussians, mahalanobis, relative_mahalanobis
 from .neglabel import multi_matching, neglabel, neglabel_from_embeddings, top_negatives
 from .neighbors import nearest_neighbors
+from .patches import combine_local, gl_mcm, local_mcm
 from .sigmoid import joint_energy, max_sigmoid
+from .unknown import mcm_with_unknown, unknown_probability, unknown_probability_is_ood
 from .vim import VirtualLogit, fit_virtual_logit, virtual_logit
 
 __all__ = [
@@ -25,17 +27,21 @@ __all__ = [
     "atd_is_ood",
     "atd_probabilities",
     "clip_activations",
+    "combine_local",
     "ctw",
     "ctw_is_ood",
     "energy",
     "fit_centroids",
     "fit_gaussians",
     "fit_virtual_logit",
+    "gl_mcm",
     "joint_energy",
+    "local_mcm",
     "mahalanobis",
     "max_logit",
     "max_sigmoid",
     "mcm",
+    "mcm_with_unknown",
     "msp",
     "multi_matching",
     "nearest_centroids",
@@ -46,5 +52,7 @@ __all__ = [
     "perplexity",
     "relative_mahalanobis",
     "top_negatives",
+    "unknown_probability",
+    "unknown_probability_is_ood",
     "virtual_logit",
 ]

@@ -163,3 +163,29 @@ def check_share(value: object, name: str) -> None:
     check_number(value, name)
     if not 0 <= float(value) <= 1:  # type: ignore[arg-type]
         raise ValueError(f"`{name}` must be between 0 and 1, got {value}.")
+
+
+def check_vector(values: Tensor, name: str) -> Tensor:
+    """Check `values` and return them as a finite float32 tensor of shape `(batch,)`.
+
+    Raises:
+        TypeError: `values` is not a tensor.
+        ValueError: It has another number of dimensions, or values that are not finite in float32.
+    """
+    if not isinstance(values, Tensor):
+        raise TypeError(f"`{name}` must be a torch.Tensor of shape (batch,), got {type(values).__name__}.")
+    if values.ndim != 1:
+        raise ValueError(f"`{name}` must have shape (batch,), got {tuple(values.shape)}.")
+    return check_matrix(values[:, None], name)[:, 0]
+
+
+def check_weight(value: object, name: str) -> None:
+    """Check that `value` is a number that is finite and not negative.
+
+    Raises:
+        TypeError: It is not a number.
+        ValueError: It is negative or not finite.
+    """
+    check_number(value, name)
+    if not 0 <= float(value) < math.inf:  # type: ignore[arg-type]
+        raise ValueError(f"`{name}` must be finite and not negative, got {value}; give a number such as 1.0.")
