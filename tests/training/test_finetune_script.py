@@ -218,7 +218,7 @@ def test_readme_names_arguments_that_exist(script: ModuleType, capsys: pytest.Ca
             module.parse_arguments(["--help"])
         known |= set(re.findall(r"--\w+", capsys.readouterr().out))
     text = (TRAINING / "README.md").read_text()
-    section = text[text.index("# Probes and fine-tuning") :]
+    section = text[text.index("# Probes and fine-tuning") : text.index("# Few-shot prompts")]
     assert set(re.findall(r"--[a-z]\w+", section)) - known == {"--nproc_per_node"}
     for file in re.findall(r"(?:recipes|accelerate)/[\w-]+\.yaml", section):
         assert (TRAINING / file).exists()

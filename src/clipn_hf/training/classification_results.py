@@ -83,18 +83,48 @@ def classification_metrics(
         if len(classes) > 1 and counts.max() > 1:
             gaussians = fit_logit_gaussians([train_logits], train_labels)
             scores[RELATIVE_MAHALANOBIS] = lambda logits: relative_mahalanobis(logits, gaussians)
-    of_id = {name: compute(id_logits) for name, compute in scores.items()}
+    return score_metrics(
+        id_logits.argmax(dim=1),
+        id_labels,
+        {name: compute(id_logits) for name, compute in scores.items()},
+        {name: {called: compute(logits) for called, compute in scores.items()} for name, logits in ood_logits.items()},
+        resamples,
+    )
+
+
+def score_metrics(
+    predictions: Tensor,
+    id_labels: Tensor,
+    id_scores: Mapping[str, Tensor],
+    ood_scores: Mapping[str, Mapping[str, Tensor]],
+    resamples: int = 0,
+) -> dict[str, Any]:
+    """Measure how well predictions hit classes, and scores tell images of the classes from all others.
+
+    Args:
+        predictions (`torch.Tensor` of shape `(images,)`): Classes of test images, int64.
+        id_labels (`torch.Tensor` of shape `(images,)`): Their true classes, int64.
+        id_scores (`Mapping[str, torch.Tensor]`): OOD-ness `(images,)` of the test images by score, higher = more OOD.
+        ood_scores (`Mapping[str, Mapping[str, torch.Tensor]]`): The same of each OOD set, by its name and score.
+        resamples (`int`, *optional*, defaults to 0): As for [`classification_metrics`].
+
+    Returns:
+        `dict`: As [`classification_metrics`].
+
+    Raises:
+        ValueError: Scores that are not finite.
+    """
     ood: dict[str, dict[str, dict[str, Any]]] = {}
-    for name, logits in ood_logits.items():
+    for name, of_set in ood_scores.items():
         ood[name] = {}
-        for called, compute in scores.items():
-            of_ood, measured = compute(logits), ood[name].setdefault(called, {})
+        for called, of_ood in of_set.items():
+            measured = ood[name].setdefault(called, {})
             for metric, measure in _METRICS.items():
-                measured[metric] = measure(of_id[called], of_ood)
+                measured[metric] = measure(id_scores[called], of_ood)
                 if resamples:
-                    interval = bootstrap_interval(measure, of_id[called], of_ood, resamples=resamples)
+                    interval = bootstrap_interval(measure, id_scores[called], of_ood, resamples=resamples)
                     measured[f"{metric}_interval"] = [interval.low, interval.high]
-    return {"accuracy": (id_logits.argmax(dim=1) == id_labels).double().mean().item(), "ood": ood}
+    return {"accuracy": (predictions == id_labels).double().mean().item(), "ood": ood}
 
 
 def flatten_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
@@ -195,17 +225,29 @@ def describe_run(
         # With the digest by which a probe is refused where it does not belong.
         "encoder": {**describe_encoder(encoder), "images_sha256": encoder.describe_images()["sha256"]},
         "labels": list(labels),
-        "images": {
-            name: {
-                "images": len(features),
-                "unreadable": len(features.skipped),
-                "sha256": data_digest([bytes.fromhex(digest) for digest in features.digests]),
-            }
-            for name, features in sets.items()
-        },
+        "images": describe_sets(sets),
         "convention": dict(CONVENTION),
         "bootstrap": {"resamples": RESAMPLES, "confidence": 0.95, "seed": 0},
         "versions": list_versions(),
+    }
+
+
+def describe_sets(sets: Mapping[str, Features]) -> dict[str, dict[str, Any]]:
+    """Say which images there are, for the record of a run.
+
+    Args:
+        sets (`Mapping[str, Features]`): The images, by what they are for.
+
+    Returns:
+        `dict`: Of what JSON knows: number and digest of the images of each set, and how many cannot be read.
+    """
+    return {
+        name: {
+            "images": len(features),
+            "unreadable": len(features.skipped),
+            "sha256": data_digest([bytes.fromhex(digest) for digest in features.digests]),
+        }
+        for name, features in sets.items()
     }
 
 
@@ -223,7 +265,9 @@ __all__ = [
     "RESAMPLES",
     "classification_metrics",
     "describe_run",
+    "describe_sets",
     "flatten_metrics",
     "format_metrics",
+    "score_metrics",
     "summarize_metrics",
 ]

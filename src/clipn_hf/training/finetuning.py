@@ -7,8 +7,6 @@ The head is a linear probe. Where it was trained on the frozen encoder before, t
 "Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution" (arXiv 2202.10054).
 """
 
-import json
-import os
 import re
 import warnings
 from collections.abc import Mapping, Sequence
@@ -30,8 +28,6 @@ from transformers import (
     PreTrainedModel,
     Trainer,
     TrainerCallback,
-    TrainerControl,
-    TrainerState,
     TrainingArguments,
     set_seed,
 )
@@ -39,16 +35,14 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from ..digests import describe_image_encoder
 from ..families import accepted_inputs, check_dual_encoder, pooled_features
-from ..files import atomic_path
 from ..image_inputs import concatenate_inputs, prepare_image
 from ..probing import LinearProbe
 from .augmentation import Augmentation
 from .classification_results import classification_metrics, flatten_metrics
 from .rows import read_image
-from .runs import LogLastStepCallback, SetEpochCallback
+from .runs import LogLastStepCallback, SetEpochCallback, WriteMetricsCallback
 
 HEAD_FOLDER = "head"
-METRICS_NAME = "metrics.jsonl"
 
 
 @dataclass
@@ -410,7 +404,7 @@ class FinetuningTrainer(Trainer):
             eval_dataset=eval_dataset,
             processing_class=processing_class,
             compute_metrics=_accuracy,
-            callbacks=[*(callbacks or []), SetEpochCallback(), LogLastStepCallback(), _WriteMetricsCallback()],
+            callbacks=[*(callbacks or []), SetEpochCallback(), LogLastStepCallback(), WriteMetricsCallback()],
             optimizers=optimizers,
         )
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
@@ -452,11 +446,12 @@ class FinetuningTrainer(Trainer):
         folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
         card = folder / "README.md"
-        has_card = card.exists()
+        own_card = card.read_bytes() if card.exists() else None
         self.encoder.save_pretrained(str(folder))
-        if not has_card:
-            # That of peft is a form to be filled in, and would stand in the way of the card of a detector.
-            card.unlink(missing_ok=True)
+        # What peft makes of it is a form to be filled in, and would stand in the way of the card of a detector.
+        card.unlink(missing_ok=True)
+        if own_card is not None:
+            card.write_bytes(own_card)
         self.processing_class.save_pretrained(folder)
         self.head.encoder = describe_image_encoder(self.encoder, self.processing_class.image_processor, folder.name)
         self.head.save_pretrained(folder / HEAD_FOLDER)
@@ -476,26 +471,12 @@ class FinetuningTrainer(Trainer):
             self._load_from_checkpoint(self.state.best_model_checkpoint)
 
 
-class _WriteMetricsCallback(TrainerCallback):
-    """Writes the evaluations so far, also those before an interruption."""
-
-    def on_evaluate(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        if state.is_world_process_zero:
-            lines = [json.dumps(entry) for entry in state.log_history if any(key.startswith("eval_") for key in entry)]
-            os.makedirs(str(args.output_dir), exist_ok=True)
-            with atomic_path(Path(str(args.output_dir)) / METRICS_NAME) as partial:
-                partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-
-
 def _accuracy(prediction: EvalPrediction) -> dict[str, float]:
     return {"accuracy": float((np.argmax(prediction.predictions, axis=1) == prediction.label_ids).mean())}
 
 
 __all__ = [
     "HEAD_FOLDER",
-    "METRICS_NAME",
     "FinetuningArguments",
     "FinetuningTrainer",
     "ImageClassifier",

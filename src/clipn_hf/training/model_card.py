@@ -81,20 +81,21 @@ HYPERPARAMETERS = (
 _ONLY_WITH = {"lora": ("lora_rank", "lora_alpha", "lora_dropout"), "trainable_tokens": ("num_trainable_tokens",)}
 
 # What the card shows and what is run to get the output it shows: the same text.
-_LOOP = """\
+LOOP = """\
 for image, result in zip(images, results):
     verdict = "unknown" if result["is_ood"] else result["label"]
     print(f"{os.path.basename(image)}: {verdict}, OOD score {result['ood_score']:.3f}")"""
 
-_CITATION = """\
+CLIPN_CITATION = """\
 @inproceedings{wang2023clipn,
   title     = {{CLIPN} for Zero-Shot {OOD} Detection: Teaching {CLIP} to Say No},
   author    = {Wang, Hualiang and Li, Yi and Yao, Huifeng and Li, Xiaomeng},
   booktitle = {Proceedings of the IEEE/CVF International Conference on Computer Vision},
   pages     = {1802--1812},
   year      = {2023}
-}
+}"""
 
+CLIP_CITATION = """\
 @inproceedings{radford2021learning,
   title     = {Learning Transferable Visual Models From Natural Language Supervision},
   author    = {Radford, Alec and Kim, Jong Wook and Hallacy, Chris and Ramesh, Aditya and Goh, Gabriel and Agarwal,
@@ -158,7 +159,7 @@ def write_model_card(
     tuning = args.tuning if args else "full"
     metrics = last_evaluation(log_history)
     measured = {} if results else detection_metrics(metrics)
-    samples = _publish_samples(folder, sample_images, model_id)
+    samples = publish_samples(folder, sample_images, model_id)
     shown_images = [published for published, _ in samples] or ["picture.jpg"]
     labels = list(sample_labels) or ["cat", "dog"]
 
@@ -175,10 +176,10 @@ def write_model_card(
     )
     card = ModelCard.from_template(
         card_data,
-        template_str=_template(),
+        template_str=read_template("template.md", "model_card_template.md"),
         name=name,
         summary=_summary(base_model, dataset),
-        snippet=_snippet(model_id, shown_images, labels),
+        snippet=make_snippet(model_id, shown_images, labels),
         output=_run_samples(model, processor, samples, labels) if samples and sample_labels else None,
         results=results,
         ood_table=ood_table(measured),
@@ -187,10 +188,10 @@ def write_model_card(
         model_table=_model_table(model, processor, base_model),
         training_data=_training_data(dataset, num_pairs, log_history),
         changed=_changed_hyperparameters(args) if args else None,
-        hyperparameters=_bullets(_hyperparameters(args)) if args else None,
+        hyperparameters=bullets(_hyperparameters(args)) if args else None,
         training_log=training_log(log_history),
-        environment=_environment(),
-        citation=_CITATION,
+        environment=describe_environment(),
+        citation=f"{CLIPN_CITATION}\n\n{CLIP_CITATION}",
     )
     path = folder / "README.md"
     with atomic_path(path) as partial:
@@ -200,10 +201,19 @@ def write_model_card(
     return path
 
 
-def _template() -> str:
-    # Installed, the template lies beside this file; in the repository it is at the top, where cards are looked for
-    packaged = Path(__file__).with_name("model_card_template.md")
-    path = packaged if packaged.exists() else Path(__file__).parents[3] / "model_cards" / "template.md"
+def read_template(name: str, packaged_name: str) -> str:
+    """Read the template of a card.
+
+    Args:
+        name (`str`): Its file in `model_cards/` of the repository.
+        packaged_name (`str`): Its file in the installed package.
+
+    Returns:
+        `str`
+    """
+    # Installed, the template lies beside this file; in the repository it is at the top, where cards are looked for.
+    packaged = Path(__file__).with_name(packaged_name)
+    path = packaged if packaged.exists() else Path(__file__).parents[3] / "model_cards" / name
     return path.read_text(encoding="utf-8")
 
 
@@ -221,24 +231,44 @@ def _summary(base_model: str | None, dataset: str | None) -> str:
     return f"{text}."
 
 
-def _snippet(model_id: str | None, images: Sequence[str], labels: Sequence[str]) -> str:
+def make_snippet(model_id: str | None, images: Sequence[str], labels: Sequence[str] | None) -> str:
+    """Write the snippet of a card, for `LOOP` to end it.
+
+    Args:
+        model_id (`str`, *optional*): The id on the Hub. Without one, the snippet is for use in the folder of the card.
+        images (`Sequence[str]`): Addresses or paths of images, at least one.
+        labels (`Sequence[str]`, *optional*): The labels to give; None for a detector, which has its own.
+
+    Returns:
+        `str`: Python code.
+    """
     quoted = [json.dumps(image, ensure_ascii=False) for image in images]
     lines = ",\n".join(f"    {image}" for image in quoted)
     listing = f"images = [{quoted[0]}]" if len(images) == 1 else f"images = [\n{lines},\n]"
-    names = ", ".join(json.dumps(label, ensure_ascii=False) for label in labels)
+    given = ""
+    if labels is not None:
+        names = ", ".join(json.dumps(label, ensure_ascii=False) for label in labels)
+        given = f", candidate_labels=[{names}]"
     place = "" if model_id else "# Run it in the folder of this model.\n"
     return (
         f"import os\n\nfrom clipn_hf import pipeline\n\n"
         f'{place}detect = pipeline("ood-detection", model="{model_id or "."}")\n'
         f"{listing}\n"
-        f"results = detect(images, candidate_labels=[{names}])\n{_LOOP}"
+        f"results = detect(images{given})\n{LOOP}"
     )
 
 
-def _publish_samples(
-    folder: Path, sample_images: Sequence[str], model_id: str | None
-) -> list[tuple[str, Image.Image]]:
-    """Copy sample images that are files; give where each can be read from, and the picture itself."""
+def publish_samples(folder: Path, sample_images: Sequence[str], model_id: str | None) -> list[tuple[str, Image.Image]]:
+    """Copy sample images that are files into `samples/` in the folder of a card.
+
+    Args:
+        folder (`Path`): The folder of the card.
+        sample_images (`Sequence[str]`): Addresses or paths. Those that cannot be read are left out, with a warning.
+        model_id (`str`, *optional*): The id of the folder on the Hub.
+
+    Returns:
+        `list` of `(str, PIL.Image.Image)`: Where each can be read from, and the picture itself.
+    """
     samples: list[tuple[str, Image.Image]] = []
     taken: set[str] = set()
     for source in map(os.fspath, sample_images):
@@ -268,19 +298,32 @@ def _publish_samples(
 def _run_samples(
     model: CLIPNModel, processor: CLIPNProcessor, samples: Sequence[tuple[str, Image.Image]], labels: Sequence[str]
 ) -> str:
-    """Run the snippet and give what it prints."""
     was_training = model.training
     try:
-        results = OODDetector(DualEncoder(model, processor), labels)([picture for _, picture in samples])
+        return print_results(OODDetector(DualEncoder(model, processor), labels), samples)
     finally:
         model.train(was_training)
+
+
+def print_results(detector: OODDetector, samples: Sequence[tuple[str, Image.Image]]) -> str:
+    """Run `LOOP` on sample images.
+
+    Args:
+        detector ([`OODDetector`]): Judges them.
+        samples (`Sequence` of `(str, PIL.Image.Image)`): As `publish_samples` gives them.
+
+    Returns:
+        `str`: What the loop prints.
+    """
+    results = detector([picture for _, picture in samples])
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        exec(_LOOP, {"os": os, "images": [published for published, _ in samples], "results": results})
+        exec(LOOP, {"os": os, "images": [published for published, _ in samples], "results": results})
     return printed.getvalue().rstrip("\n")
 
 
-def _bullets(values: Mapping[str, Any]) -> str:
+def bullets(values: Mapping[str, Any]) -> str:
+    """List values by their names, in Markdown."""
     return "\n".join(f"- `{name}`: {value}" for name, value in values.items())
 
 
@@ -306,15 +349,21 @@ def _training_data(dataset: str | None, num_pairs: int | None, log_history: Sequ
     if not dataset:
         return None
     pairs = f", {num_pairs:,} image-text pairs" if num_pairs else ""
+    return f"Trained on {link(dataset, 'datasets/')}{pairs}.{describe_runtime(log_history)}"
+
+
+def describe_runtime(log_history: Sequence[Mapping[str, Any]]) -> str:
+    """Say how long a training took, in a sentence with a space in front; nothing where the log does not tell."""
     runtime = next((entry["train_runtime"] for entry in reversed(log_history) if "train_runtime" in entry), None)
-    time = ""
-    if runtime is not None:
-        time = (
-            f" Training took {runtime / 3600:.1f} hours."
-            if runtime >= 5400
-            else f" Training took {runtime / 60:.1f} minutes."
-        )
-    return f"Trained on {link(dataset, 'datasets/')}{pairs}.{time}"
+    if runtime is None:
+        return ""
+    if runtime >= 5400:
+        duration = f"{runtime / 3600:.1f} hours"
+    elif runtime >= 60:
+        duration = f"{runtime / 60:.1f} minutes"
+    else:
+        duration = f"{runtime:.1f} seconds"
+    return f" Training took {duration}."
 
 
 def _hyperparameters(args: CLIPNTrainingArguments) -> dict[str, Any]:
@@ -333,10 +382,11 @@ def _changed_hyperparameters(args: CLIPNTrainingArguments) -> str:
         for name, value in _hyperparameters(args).items()
         if value != getattr(defaults[name], "value", defaults[name])
     }
-    return _bullets(changed) if changed else "Nothing."
+    return bullets(changed) if changed else "Nothing."
 
 
-def _environment() -> str:
+def describe_environment() -> str:
+    """Say what the run was made with: versions and hardware."""
     packages = ("clipn-hf", "transformers", "torch", "accelerate", "datasets", "peft")
     versions = [f"{package} {importlib.metadata.version(package)}" for package in packages]
     hardware = torch.cuda.get_device_name() if torch.cuda.is_available() else "a CPU"

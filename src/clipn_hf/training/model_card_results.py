@@ -15,6 +15,17 @@ from .markdown import link, percent, public_name, table
 
 MAX_LOG_ROWS = 20
 
+# Keys of the log, and what the card calls them.
+LOG_COLUMNS: Mapping[str, str] = {
+    "epoch": "epoch",
+    "loss": "loss",
+    "itbo_yes_loss": "matching pairs",
+    "itbo_no_loss": "other pairs",
+    "tso_loss": "text opposite",
+    "eval_loss": "held-out loss",
+    "eval_ood_auroc_atd": "AUROC of ATD",
+}
+
 
 def last_evaluation(log_history: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Collect the results of the newest evaluation, which may take several entries of the log, without the prefix."""
@@ -76,17 +87,8 @@ def loss_table(metrics: Mapping[str, float]) -> str | None:
     return table(["on held-out pairs", *(names[name] for name in present)], rows)
 
 
-def training_log(log_history: Sequence[Mapping[str, Any]]) -> str | None:
-    """Write the log as a table, thinned to `MAX_LOG_ROWS` rows."""
-    columns = {
-        "epoch": "epoch",
-        "loss": "loss",
-        "itbo_yes_loss": "matching pairs",
-        "itbo_no_loss": "other pairs",
-        "tso_loss": "text opposite",
-        "eval_loss": "held-out loss",
-        "eval_ood_auroc_atd": "AUROC of ATD",
-    }
+def training_log(log_history: Sequence[Mapping[str, Any]], columns: Mapping[str, str] = LOG_COLUMNS) -> str | None:
+    """Write the log as a table, thinned to `MAX_LOG_ROWS` rows, with those of the columns that it has."""
     steps: dict[int, dict[str, Any]] = {}
     for entry in log_history:
         if "step" in entry and not columns.keys().isdisjoint(entry.keys() - {"epoch"}):
@@ -106,7 +108,7 @@ def training_log(log_history: Sequence[Mapping[str, Any]]) -> str | None:
             return ""
         if key == "epoch":
             return f"{row[key]:.2f}"
-        return percent(row[key]) if "auroc" in key else f"{row[key]:.4f}"
+        return percent(row[key]) if "auroc" in key or "accuracy" in key else f"{row[key]:.4f}"
 
     cells = [[str(row["step"]), *(cell(row, key) for key in present)] for row in rows]
     return table(["step", *present.values()], cells)

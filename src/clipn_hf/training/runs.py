@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What runs of all trainers have in common: their epochs and their log, and where they are resumed."""
 
+import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,11 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging
 
+from ..files import atomic_path
+
 logger = logging.get_logger(__name__)
+
+METRICS_NAME = "metrics.jsonl"
 
 
 class SetEpochCallback(TrainerCallback):
@@ -33,6 +39,19 @@ class LogLastStepCallback(TrainerCallback):
 
     # A callback may also stop the training between two epochs.
     on_epoch_end = on_step_end
+
+
+class WriteMetricsCallback(TrainerCallback):
+    """Writes the evaluations so far to `metrics.jsonl`, also those before an interruption."""
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if state.is_world_process_zero:
+            lines = [json.dumps(entry) for entry in state.log_history if any(key.startswith("eval_") for key in entry)]
+            os.makedirs(str(args.output_dir), exist_ok=True)
+            with atomic_path(Path(str(args.output_dir)) / METRICS_NAME) as partial:
+                partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
 def find_last_checkpoint(args: TrainingArguments) -> str | bool | None:
@@ -59,4 +78,4 @@ def find_last_checkpoint(args: TrainingArguments) -> str | bool | None:
     return checkpoint
 
 
-__all__ = ["LogLastStepCallback", "SetEpochCallback", "find_last_checkpoint"]
+__all__ = ["METRICS_NAME", "LogLastStepCallback", "SetEpochCallback", "WriteMetricsCallback", "find_last_checkpoint"]
