@@ -4,14 +4,16 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers import CLIPModel, CLIPProcessor
 
 from clipn_hf import OODDetector, cli_explain, heat_maps, similarity_maps
+from clipn_hf.modeling import add_context_tokens
 
 if TYPE_CHECKING:
     from conftest import Command
@@ -35,7 +37,7 @@ def read_jsonl(text: str) -> list[dict[str, Any]]:
 
 
 def test_what_is_known_without_torch_is_right() -> None:
-    assert cli_explain.PATHS == similarity_maps.MAP_PATHS
+    assert get_args(get_type_hints(cli_explain.explain)["path"]) == similarity_maps.MAP_PATHS
     assert cli_explain.MAX_EXPLANATIONS == heat_maps.MAX_EXPLANATIONS
 
 
@@ -51,7 +53,7 @@ def test_picture_and_table(run: "Command", images: Path, clipn_folder: Path, neg
     assert heading.startswith(f"{images / '0.png'}: ")
     assert columns.split() == ["text", "prob.", "cosine", "peak", "where"]
     detector = OODDetector(clipn_folder, LABELS.split(","), negatives=negatives)
-    (expected,) = detector.explain(images / "0.png", top_k=2, top_negatives=1)
+    (expected,) = detector.explain(images / "0.png", top_k=2, top_negatives=1, no=True)
     names = {"label": "{}", "no": 'no "{}"', "negative": "negative label {}"}
     assert len(rows) == len(expected.evidence) == 5
     for row, one in zip(rows, expected.evidence, strict=True):
@@ -74,7 +76,9 @@ def test_no_and_negative_labels_are_only_drawn_if_asked_for(
     assert {one["kind"] for one in read_jsonl(out)[0]["evidence"]} == {"label"}
 
 
-@pytest.mark.parametrize("options", [(), ("--path", "clip", "--absolute"), ("--path", "discrepancy")])
+@pytest.mark.parametrize(
+    "options", [(), ("--via", "clip", "--absolute"), ("--via", "discrepancy"), ("--via", "value")]
+)
 def test_json_holds_all_of_it(
     run: "Command", images: Path, clipn_folder: Path, tmp_path: Path, options: tuple[str, ...]
 ) -> None:
@@ -84,10 +88,11 @@ def test_json_holds_all_of_it(
     )
     assert code == 0
     records = read_jsonl(out)
-    path, relative = options[1] if options else "surgery", "--absolute" not in options
+    path = options[1] if options else "surgery"
+    relative = "--absolute" not in options and path != "discrepancy"
     files = [record["file"] for record in records]
     assert len(files) == 5
-    expected = OODDetector(clipn_folder, LABELS.split(",")).explain(files, path, relative=relative)
+    expected = OODDetector(clipn_folder, LABELS.split(",")).explain(files, path, relative=relative, no=True)
     for record, one in zip(records, expected, strict=True):
         assert (record["path"], record["relative"], record["seen_size"]) == (path, relative, [32, 32])
         assert record["verdict"] == one.result["verdict"]
@@ -146,6 +151,67 @@ def test_clip_and_single_label(run: "Command", images: Path, clip_folder: Path, 
     assert not (tmp_path / "b.png").exists()
 
 
+@pytest.mark.parametrize("method", ["ctw", "gl_mcm", "neglabel"])
+def test_verdicts_are_those_of_detect(
+    run: "Command", images: Path, clipn_folder: Path, negatives: Path, tmp_path: Path, method: str
+) -> None:
+    setting = "temperature=0.5" if method != "ctw" else None
+    options = ("--labels", LABELS, "--model", clipn_folder, "--method", method, "--threshold", 0.6)
+    options += ("--setting", setting) if setting else ()
+    options += ("--negatives", negatives) if method == "neglabel" else ()
+    code, out, err = run("explain", images, *options, "--json", "--out", tmp_path / "a.png")
+    assert code == 0, err
+    found = read_jsonl(out)
+    code, out, err = run("detect", images, *options, "--format", "jsonl")
+    assert code == 0, err
+    expected = read_jsonl(out)
+    assert len(found) == len(expected) > 2
+    for one, other in zip(found, expected, strict=True):
+        assert (one["file"], one["method"], one["threshold"]) == (other["file"], method, 0.6)
+        assert one["verdict"] == other["verdict"]
+        assert one["ood_score"] == pytest.approx(other["ood_score"], rel=1e-5)
+
+
+def test_images_stay_in_their_order(run: "Command", images: Path, clipn_folder: Path, tmp_path: Path) -> None:
+    files = [images / "1 two.jpg", images / "0.png"]
+    code, out, _ = run(
+        *("explain", *files, "--labels", LABELS, "--model", clipn_folder, "--json", "--out", tmp_path / "a.png")
+    )
+    assert (code, [record["file"] for record in read_jsonl(out)]) == (0, [str(file) for file in files])
+
+
+def test_unknown_prompt(
+    run: "Command", images: Path, tiny_clip: CLIPModel, tiny_processor: CLIPProcessor, tmp_path: Path
+) -> None:
+    labels = LABELS.split(",")
+    add_context_tokens(tiny_clip, tiny_processor, labels, num_tokens=2, unknown=True)
+    OODDetector(tiny_clip, labels, "clip_os", processor=tiny_processor, threshold=0.5).save_pretrained(tmp_path / "d")
+    options = ("explain", images / "0.png", "--detector", tmp_path / "d", "--out", tmp_path / "a.png")
+    code, out, err = run(*options)
+    assert code == 0, err
+    assert [line.split()[0] for line in out.splitlines() if " of 4 x 4 patches" in line][-1] == '"unknown"'
+    _, out, _ = run(*options, "--json", "--threshold", "0.1")
+    (record,) = read_jsonl(out)
+    assert (record["method"], record["threshold"]) == ("clip_os", 0.1)
+    assert [one["kind"] for one in record["evidence"]] == ["label"] * 3 + ["unknown"]
+
+
+def test_learned_prompts_bring_their_method_and_labels(
+    run: "Command", images: Path, tiny_clip: CLIPModel, tiny_processor: CLIPProcessor, tmp_path: Path
+) -> None:
+    add_context_tokens(tiny_clip, tiny_processor, LABELS.split(","), num_tokens=2, class_specific=True, unknown=True)
+    for one in (tiny_clip, tiny_processor):
+        one.save_pretrained(tmp_path / "model")
+    options = ("explain", images / "0.png", "--model", tmp_path / "model", "--out", tmp_path / "a.png", "--json")
+    code, out, err = run(*options, "--labels", LABELS)
+    assert code == 0, err
+    assert (read_jsonl(out)[0]["method"], read_jsonl(out)[0]["verdict"]) == ("clip_os", "undecided")
+    code, _, err = run(*options, "--labels", "cat,tree", "--method", "mcm")
+    advice = 'or give `--template "a photo of a {}."`, which does without it.'
+    assert (code, advice in err) == (1, True), err
+    assert run(*options, "--labels", "cat,tree", "--method", "mcm", "--template", "a photo of a {}.").code == 0
+
+
 def test_detector(run: "Command", images: Path, clipn_folder: Path, negatives: Path, tmp_path: Path) -> None:
     detector = OODDetector(clipn_folder, LABELS.split(","), "ctw", threshold=0.25, templates=["the {}"])
     detector.save_pretrained(tmp_path / "detector")
@@ -164,7 +230,7 @@ def test_detector(run: "Command", images: Path, clipn_folder: Path, negatives: P
 def test_wrong_usage(run: "Command", images: Path, clipn_folder: Path, tmp_path: Path) -> None:
     start = ("explain", images, "--model", clipn_folder, "--out", tmp_path / "a.png")
     assert run(*start).code == 2
-    assert run(*start, "--labels", LABELS, "--path", "value").code == 2
+    assert run(*start, "--labels", LABELS, "--via", "last").code == 2
     for arguments, message in (
         (("--labels", "cat,,dog"), "Label 2 of --labels"),
         (("--labels", LABELS, "--out", tmp_path / "a.gif"), "must end in .png, .jpg or .jpeg"),
@@ -172,6 +238,16 @@ def test_wrong_usage(run: "Command", images: Path, clipn_folder: Path, tmp_path:
         (("--labels", LABELS, "--out", tmp_path / "none" / "a.png"), "does not exist; make it first"),
         (("--labels", LABELS, "--negatives", tmp_path / "none.txt"), "`--negatives` must be a file"),
         (("--labels", LABELS, "--device", "toaster"), "`--device` must be a device"),
+        (("--labels", LABELS, "--threshold", "nan"), "`--threshold` must be finite, got nan."),
+        (
+            ("--labels", LABELS, "--method", "mahalanobis"),
+            "is fitted on images; make a detector by `clipn-hf calibrate",
+        ),
+        (("--labels", LABELS, "--method", "mcm", "--setting", "colour=1"), "method mcm has no setting colour"),
+        (
+            ("--labels", LABELS, "--method", "mcm", "--setting", "temperature=0"),
+            "`--setting temperature` does not fit",
+        ),
     ):
         code, _, err = run(*start, *arguments)
         assert (code, message in err) == (1, True), err

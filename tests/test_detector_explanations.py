@@ -11,6 +11,7 @@ from transformers import CLIPModel, CLIPProcessor
 from clipn_hf import CLIPNModel, DualEncoder, OODDetector, PrecomputedEncoder
 from clipn_hf.detector_explanations import explained
 from clipn_hf.methods import METHODS
+from clipn_hf.modeling import add_context_tokens
 from clipn_hf.similarity_maps import MAP_PATHS, similarity_maps
 
 LABELS = ["cat", "dog", "red bird", "tree"]
@@ -36,7 +37,7 @@ def encoder(tiny_clipn: CLIPNModel, tiny_processor: CLIPProcessor) -> DualEncode
 def test_verdicts_are_those_of_the_detector_by_any_method(encoder: DualEncoder, method: str) -> None:
     detector = OODDetector(encoder, LABELS, method, negatives=NEGATIVES)
     expected = detector(IMAGES, top_k=2)
-    found = detector.explain(IMAGES, top_k=2, top_negatives=2, batch_size=2)
+    found = detector.explain(IMAGES, top_k=2, top_negatives=2, batch_size=2, no=True)
     for one, result in zip(found, expected, strict=True):
         assert one.result["ood_score"] == pytest.approx(result["ood_score"], rel=1e-4, abs=1e-6)
         assert one.result["verdict"] == result["verdict"]
@@ -56,10 +57,13 @@ def test_maps_are_those_of_similarity_maps(encoder: DualEncoder, path: str) -> N
         "negatives": (NEGATIVES, similarity_maps(IMAGES, NEGATIVES, path, **words)),
         "no": (LABELS, similarity_maps(IMAGES, LABELS, path, use_no_encoder=True, **words)),
     }
-    found = detector.explain(IMAGES, path, top_k=None, relative=False)
+    found = detector.explain(IMAGES, path, top_k=None, relative=False, no=True)
     assert all(not one.relative and one.path == path for one in found)
     for row, one in enumerate(found):
         for kind, own in one.maps().items():
+            if kind == "unknown":
+                assert not own
+                continue
             texts, expected = maps[kind]
             assert sorted(own) == sorted(texts)
             for position, text in enumerate(texts):
@@ -111,7 +115,64 @@ def test_clip_says_nothing_of_no(tiny_clip: CLIPModel, tiny_processor: CLIPProce
     detector = OODDetector(tiny_clip, LABELS, "mcm", processor=tiny_processor)
     (one,) = detector.explain(IMAGES[0])
     assert {each.kind for each in one.evidence} == {"label"}
-    assert one.maps()["no"] == one.maps()["negatives"] == {}
+    assert one.maps()["no"] == one.maps()["negatives"] == one.maps()["unknown"] == {}
+    with pytest.raises(TypeError, match='`no` needs a CLIPN, and CLIPModel has no "no" text encoder'):
+        detector.explain(IMAGES[0], no=True)
+
+
+def test_no_is_explained_where_the_method_judges_by_it(encoder: DualEncoder) -> None:
+    for method, kinds in (("mcm", {"label"}), ("atd", {"label", "no"})):
+        detector = OODDetector(encoder, LABELS, method)
+        assert {each.kind for each in detector.explain(IMAGES[0])[0].evidence} == kinds
+        for no in (True, False):
+            found = {each.kind for each in detector.explain(IMAGES[0], no=no)[0].evidence}
+            assert found == ({"label", "no"} if no else {"label"})
+
+
+@pytest.mark.parametrize("combination", ["none", "mcm", "gl_mcm"])
+def test_unknown_prompt(tiny_clip: CLIPModel, tiny_processor: CLIPProcessor, combination: str) -> None:
+    add_context_tokens(tiny_clip, tiny_processor, LABELS, num_tokens=2, unknown=True, num_unknown_tokens=2)
+    encoder = DualEncoder(tiny_clip, tiny_processor, "cpu")
+    unknown = encoder.unknown_embedding()
+    patches = encoder.local_image_embeddings(encoder.prepare_images(IMAGES), "surgery").unflatten(1, (4, 4))
+    text = encoder.class_embeddings(LABELS)[0]
+    probabilities = OODDetector(encoder, LABELS, "clip_os", combination="none").score(IMAGES)
+    images = encoder.image_embeddings(encoder.prepare_images(IMAGES))
+    for relative in (True, False):
+        found = OODDetector(encoder, LABELS, "clip_os", combination=combination).explain(IMAGES, relative=relative)
+        for row, one in enumerate(found):
+            assert [each.kind for each in one.evidence] == ["label"] * 3 + ["unknown"]
+            (own,) = one.of_kind("unknown")
+            expected = patches[row] @ (unknown - text.mean(dim=0) * relative)
+            torch.testing.assert_close(own.map, expected, rtol=0, atol=1e-5)
+            assert own.probability == pytest.approx(float(probabilities[row]), abs=1e-5)
+            assert own.cosine == pytest.approx(float(images[row] @ unknown), abs=1e-5)
+            assert torch.equal(one.maps()["unknown"]["unknown"], own.map)
+    assert OODDetector(encoder, LABELS, "mcm").explain(IMAGES)[0].of_kind("unknown") == []
+
+
+def test_discrepancy_is_never_relative(encoder: DualEncoder) -> None:
+    """It is that of CLIP-OS, also by default."""
+    expected = similarity_maps(IMAGES, LABELS, "discrepancy", model=encoder)
+    for row, one in enumerate(OODDetector(encoder, LABELS, "mcm").explain(IMAGES, "discrepancy", top_k=None)):
+        assert not one.relative
+        for each in one.evidence:
+            torch.testing.assert_close(each.map, expected[row, LABELS.index(each.text)], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("path", MAP_PATHS)
+@pytest.mark.parametrize("method", ["mcm", "gl_mcm", "atd"])
+def test_images_go_through_the_model_once(encoder: DualEncoder, method: str, path: str) -> None:
+    passes = []
+    detector = OODDetector(encoder, LABELS, method)
+    embeddings = detector.embed_prepared(encoder.prepare_images(IMAGES))
+    handle = encoder.model.vision_model.register_forward_hook(lambda *_: passes.append(1))
+    found = detector.explain(IMAGES, path)
+    assert len(passes) == 1
+    handle.remove()
+    again, _ = detector.embed_to_explain(encoder.prepare_images(IMAGES), path)
+    assert torch.equal(again, embeddings)
+    assert [one.result for one in found] == detector.results(embeddings, 3, 3, from_prepared=True)
 
 
 def test_picture_is_the_middle_of_what_is_not_square(encoder: DualEncoder) -> None:
@@ -126,14 +187,14 @@ def test_result_for_pipelines(encoder: DualEncoder) -> None:
     (one,) = OODDetector(encoder, LABELS, negatives=NEGATIVES).explain(IMAGES[0])
     result = explained(one)
     assert {*result} == {*one.result, "maps", "overlay"}
-    assert list(result["maps"]) == ["labels", "no", "negatives"]
+    assert list(result["maps"]) == ["labels", "unknown", "no", "negatives"]
     assert isinstance(result["overlay"], Image.Image)
 
 
 def test_errors(encoder: DualEncoder, tiny_clip: CLIPModel, tiny_processor: CLIPProcessor) -> None:
     detector = OODDetector(encoder, LABELS)
     with pytest.raises(ValueError, match="`path` must be one of"):
-        detector.explain(IMAGES, "value")
+        detector.explain(IMAGES, "last")
     with pytest.raises(ValueError, match="`top_k`"):
         detector.explain(IMAGES, top_k=0)
     with pytest.raises(TypeError, match="These are embeddings"):

@@ -479,10 +479,10 @@ def test_adapters_are_named(clipn_folder: Path, tmp_path: Path) -> None:
     adapter = adapted_folder(clipn_folder, tmp_path / "adapter")
     detector = ready(adapter, "atd")
     assert not torch.equal(detector.score(IMAGES), ready(clipn_folder, "atd").score(IMAGES))
-    with pytest.raises(ValueError, match="The model has an adapter.*`include_weights=False`"):
-        detector.save_pretrained(tmp_path / "detector")
+    with pytest.raises(ValueError, match="The model has an adapter.* Leave `include_weights` out, by which .* names"):
+        detector.save_pretrained(tmp_path / "detector", include_weights=True)
     assert not (tmp_path / "detector").exists()
-    detector.save_pretrained(tmp_path / "detector", include_weights=False)
+    detector.save_pretrained(tmp_path / "detector")
     check_loads(tmp_path / "detector", detector)
     pipeline("ood-detection", model=str(tmp_path / "detector"), device="cpu").save_pretrained(tmp_path / "again")
     check_loads(tmp_path / "again", detector)
@@ -493,7 +493,7 @@ def test_an_adapter_from_memory_cannot_be_named(clipn_folder: Path, tmp_path: Pa
     config = LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
     adapted = get_peft_model(CLIPNModel.from_pretrained(clipn_folder), config)
     detector = ready(DualEncoder(adapted, AutoProcessor.from_pretrained(clipn_folder)), "mcm")
-    for include_weights in (True, False):
+    for include_weights in (None, True, False):
         with pytest.raises(ValueError, match="adapter.*make the detector of its folder or Hub id"):
             detector.save_pretrained(tmp_path / "detector", include_weights)
     assert not (tmp_path / "detector").exists()

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image, ImageChops
 
+from clipn_hf import heat_maps
 from clipn_hf.heat_maps import MAX_EXPLANATIONS, MAX_PANELS, draw_explanation, draw_explanations, overlay
 from clipn_hf.similarity_maps import Evidence, Explanation, Kind
 
@@ -26,7 +27,7 @@ def evidence(text: str, kind: Kind = "label", peak: float = 0.3) -> Evidence:
 
 
 def explanation(*found: Evidence, size: tuple[int, int] = (64, 64), relative: bool = True) -> Explanation:
-    result = {"verdict": "known", "is_ood": False, "ood_score": 0.25, "method": "atd"}
+    result = {"verdict": "known", "is_ood": False, "ood_score": 0.25, "method": "atd", "threshold": None}
     return Explanation(Image.new("RGB", size, "white"), result, found, "surgery", relative)
 
 
@@ -97,6 +98,43 @@ def test_kinds_have_a_row_each() -> None:
     assert heights[1] - heights[0] == heights[2] - heights[1] > 192
     wide, narrow = draw_explanation(explanation(*labels)), draw_explanation(explanation(labels[0]))
     assert wide.width - narrow.width > 192
+
+
+def test_the_unknown_prompt_stands_beside_the_labels() -> None:
+    labels = [evidence(text) for text in ("cat", "dog")]
+    prompt = evidence("unknown", "unknown")
+    found, usual = draw_explanation(explanation(*labels, prompt)), draw_explanation(explanation(*labels))
+    assert (found.height, found.width - usual.width) == (usual.height, 208)
+    # Unlike a label of that name.
+    other = draw_explanation(explanation(*labels, evidence("unknown")))
+    assert other.size == found.size
+    assert ImageChops.difference(found, other).getbbox() is not None
+    # It is not lost among many labels.
+    many = [evidence(f"label {number}") for number in range(MAX_PANELS + 5)]
+    lost, kept = draw_explanation(explanation(*many)), draw_explanation(explanation(*many, prompt))
+    assert lost.size == kept.size
+    assert ImageChops.difference(lost, kept).getbbox() is not None
+
+
+@pytest.mark.parametrize(
+    ("score", "threshold", "text"),
+    [
+        (0.741234, None, "OOD score 0.7412"),
+        (0.741234, 0.5, "OOD score 0.7412 > 0.5"),
+        (0.1, 0.5, "OOD score 0.1 <= 0.5"),
+        (0.741234, 0.741201, "OOD score 0.74123 > 0.7412"),
+        (0.25, 0.25, "OOD score 0.25 <= 0.25"),
+    ],
+)
+def test_scores_can_be_told_from_their_threshold(score: float, threshold: float | None, text: str) -> None:
+    assert heat_maps._compare_score(score, threshold) == text
+
+
+def test_legend_says_how_maps_are_scaled() -> None:
+    one = explanation(evidence("cat"))
+    assert "from its least to its largest value" not in heat_maps._legend(one)
+    found = heat_maps._legend(replace(one, path="discrepancy", relative=False))
+    assert "each from its least to its largest value in each map" in found
 
 
 def test_images_lie_below_each_other_under_their_names() -> None:

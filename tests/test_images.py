@@ -371,7 +371,7 @@ def test_folders_list_known_extensions(folder: Path) -> None:
 
 
 def test_explicit_files_are_always_listed(folder: Path) -> None:
-    assert find_images(["raw.dat", "notes.txt", "gone.png"]) == ["gone.png", "notes.txt", "raw.dat"]
+    assert find_images(["raw.dat", "notes.txt", "gone.png"]) == ["raw.dat", "notes.txt", "gone.png"]
 
 
 def test_globs(folder: Path) -> None:
@@ -380,6 +380,12 @@ def test_globs(folder: Path) -> None:
     assert find_images(["**/*.tiff"]) == ["deep/x/猫.tiff"]
     assert find_images(["de*"], recursive=True) == ["deep/c.webp", "deep/x/猫.tiff"]
     assert find_images(["*.jxl"]) == ["*.jxl"]
+
+
+def test_files_stay_in_the_order_in_which_they_are_named(folder: Path) -> None:
+    assert find_images(["deep/c.webp", "b.png", "a.JPG"]) == ["deep/c.webp", "b.png", "a.JPG"]
+    # Those of a folder or pattern come sorted, where it is named; what was named before is not moved.
+    assert find_images(["b.png", "deep", "*.png"]) == ["b.png", "deep/c.webp", "[1].png"]
 
 
 def test_each_file_once_and_links(folder: Path) -> None:
@@ -392,7 +398,7 @@ def test_each_file_once_and_links(folder: Path) -> None:
 
 def test_addresses_pass_through() -> None:
     addresses = ["https://example.org/a.png?x=[1]*", "http://example.org/b.png"]
-    assert find_images(addresses) == sorted(addresses)
+    assert find_images(addresses) == addresses
 
 
 def test_a_folder_that_cannot_be_listed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,10 +4,11 @@
 
 import copy
 import json
+import logging
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from transformers import AutoProcessor, CLIPModel, CLIPProcessor
 from clipn_hf import CLIPNModel, DualEncoder, IncompleteCheckpointError, OODDetector, pipeline
 from clipn_hf.encoders import EMBEDDED_CHECKPOINT, AutoDualEncoder
 from clipn_hf.features import cached_class_embeddings, extract_features
+from clipn_hf.loading import peek_learned_prompts
 from clipn_hf.modeling import (
     LearnedPrompts,
     add_context_tokens,
@@ -28,6 +30,9 @@ from clipn_hf.modeling import (
     prompt_tuning_config,
     save_learned_prompts,
 )
+
+if TYPE_CHECKING:
+    from conftest import Command
 
 LABELS = ["cat", "red bird", "tree"]
 IMAGES = [Image.fromarray(np.random.default_rng(seed).integers(0, 256, (40, 36, 3), np.uint8)) for seed in range(4)]
@@ -189,8 +194,107 @@ def test_detectors_and_pipelines_of_an_adapter(openai_folder: Path, tmp_path: Pa
         assert loaded.templates == prompts.templates
         torch.testing.assert_close(loaded.score(IMAGES), expected, rtol=0, atol=1e-6)
         check(pipeline("ood-detection", model=str(place), device="cpu"))
-    with pytest.raises(ValueError, match="has an adapter, whose weights are kept apart"):
+    with pytest.raises(ValueError, match=r"has an adapter, whose .* Leave `include_weights` out, .* names .*adapter;"):
         detector.save_pretrained(tmp_path / "inside", include_weights=True)
+    detector.save_pretrained(tmp_path / "by default")
+    torch.testing.assert_close(
+        OODDetector.from_pretrained(tmp_path / "by default").score(IMAGES), expected, rtol=0, atol=1e-6
+    )
+    live = OODDetector(DualEncoder(adapted, processor), LABELS, "mcm")
+    for include_weights in (None, True):
+        with pytest.raises(ValueError, match="Save the adapter, and make the detector of its folder or Hub id"):
+            live.save_pretrained(tmp_path / "live", include_weights)
+
+
+@pytest.mark.parametrize(
+    ("trained_with", "unknown", "expected"),
+    [
+        ({"method": "coop"}, False, "mcm"),
+        ({"method": "locoop"}, False, "gl_mcm"),
+        ({"method": "clip_os"}, True, "clip_os"),
+        (None, True, "clip_os"),
+        (None, False, "mcm"),
+    ],
+)
+@pytest.mark.parametrize("load", [CLIPModel.from_pretrained, CLIPNModel.from_pretrained])
+def test_the_method_by_default_is_that_of_the_training(
+    openai_folder: Path,
+    clipn_folder: Path,
+    tmp_path: Path,
+    trained_with: dict[str, Any] | None,
+    unknown: bool,
+    expected: str,
+    load: Callable[..., Any],
+) -> None:
+    base = openai_folder if load == CLIPModel.from_pretrained else clipn_folder
+    adapted, processor, prompts = learn(base, load=load, unknown=unknown)
+    prompts = LearnedPrompts(**{**vars(prompts), "trained_with": trained_with})
+    folder = save(tmp_path, adapted, processor, prompts)
+    detector = OODDetector(folder, LABELS)
+    assert detector.method.name == expected
+    detect = pipeline("ood-detection", model=str(folder), device="cpu")
+    (result,) = detect(IMAGES[:1], candidate_labels=LABELS)
+    assert result["method"] == expected
+    assert result["ood_score"] == pytest.approx(detector.score(IMAGES[:1]).item(), abs=1e-6)
+    # What is named holds.
+    (result,) = detect(IMAGES[:1], candidate_labels=LABELS, method="max_logit")
+    assert result["method"] == "max_logit"
+    assert peek_learned_prompts(folder) == prompts
+
+
+def test_the_command_has_the_same_method_by_default(
+    openai_folder: Path, clipn_folder: Path, tmp_path: Path, images: Path, run: "Command"
+) -> None:
+    adapted, processor, prompts = learn(openai_folder)
+    folder = save(tmp_path / "adapter", adapted, processor, prompts)
+    merged = tmp_path / "merged"
+    adapted.merge_and_unload().save_pretrained(merged)
+    processor.save_pretrained(merged)
+    lora = get_peft_model(CLIPModel.from_pretrained(merged), LoraConfig(target_modules=r"vision_model\..*q_proj"))
+    lora.save_pretrained(tmp_path / "lora")
+    for model, expected in (
+        (folder, "clip_os"),
+        (merged, "clip_os"),
+        (tmp_path / "lora", "clip_os"),
+        (clipn_folder, "atd"),
+    ):
+        code, out, err = run(
+            "detect", images / "0.png", "--labels", ",".join(LABELS), "--model", model, "--format", "jsonl"
+        )
+        assert code == 0, err
+        assert json.loads(out)["method"] == expected
+        assert OODDetector(model, LABELS).method.name == expected
+    code, _, err = run(
+        *("calibrate", images, "--labels", ",".join(LABELS), "--model", folder, "--max-id-rejection", "0.5"),
+        *("--output", tmp_path / "detector"),
+    )
+    assert code == 0, err
+    detector = OODDetector.from_pretrained(tmp_path / "detector")
+    assert detector.method.name == "clip_os"
+    # The adapter is named, not copied.
+    assert not list((tmp_path / "detector").glob("*model.safetensors"))
+    code, _, err = run(
+        *("calibrate", images, "--detector", tmp_path / "detector", "--max-id-rejection", "0.5"),
+        *("--weights", "--output", tmp_path / "x"),
+    )
+    assert code == 1
+    assert "so that `--weights` cannot save them. Leave `--weights` out, by which the detector names" in err
+
+
+def test_where_nothing_is_known_there_are_no_learned_prompts(
+    clip_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert peek_learned_prompts(clip_folder) is None
+    asked = []
+
+    def find(source: Any, name: str, **arguments: Any) -> None:
+        asked.append((name, arguments.get("local_files_only")))
+
+    for module in ("loading", "modeling.learned_prompts"):
+        monkeypatch.setattr(f"clipn_hf.{module}.find_file", find)
+    assert peek_learned_prompts("nobody/nothing") is None
+    # A Hub that does not answer is not asked again.
+    assert [local for _, local in asked] == [None, True, True, True]
 
 
 def test_a_detector_in_the_folder_of_an_adapter_knows_its_prompts(openai_folder: Path, tmp_path: Path) -> None:
@@ -290,6 +394,16 @@ def test_negative_labels_are_worded_as_the_labels_are(openai_folder: Path, kind:
     )
     assert detector.templates == [template]
     assert detector.score(IMAGES).shape == (4,)
+    # To other methods they explain alone, and labels are in the prompts that were learned.
+    explaining = detector.with_changes(method="mcm")
+    assert explaining.negatives is not None
+    assert explaining.negatives.settings["templates"] == [template]
+    plain = OODDetector(DualEncoder(adapted, processor), LABELS, "mcm")
+    torch.testing.assert_close(explaining.score(IMAGES), plain.score(IMAGES), rtol=0, atol=1e-6)
+    given = OODDetector(DualEncoder(adapted, processor), LABELS, "mcm", negatives=explaining.negatives)
+    assert [one["label"] for one in given(IMAGES[0])[0]["negatives"]] == [
+        one["label"] for one in explaining(IMAGES[0])[0]["negatives"]
+    ]
 
 
 def test_models_without_an_unknown_prompt_say_so(clip_folder: Path) -> None:
@@ -300,6 +414,15 @@ def test_models_without_an_unknown_prompt_say_so(clip_folder: Path) -> None:
         assert not encoder.has_unknown_prompt
         with pytest.raises(ValueError, match='has no learned "unknown" prompt; give a model that was trained'):
             encoder.unknown_embedding()
+
+
+def test_a_processor_with_tokens_that_the_model_lacks_is_refused(openai_folder: Path) -> None:
+    _, processor, _ = learn(openai_folder)
+    with pytest.raises(
+        ValueError,
+        match=r"does not fit the CLIPModel: .* none of them for what was added to the tokenizer, such as <ctx_0>,",
+    ):
+        DualEncoder(CLIPModel.from_pretrained(openai_folder), processor)
 
 
 def test_a_processor_without_the_tokens_is_refused(openai_folder: Path) -> None:
@@ -381,6 +504,44 @@ def test_adapters_on_the_model_in_the_package_move_with_it(tmp_path: Path, monke
         check_same(DualEncoder.from_pretrained(folder), expected)
 
 
+def test_adapters_load_from_any_working_directory(
+    openai_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(openai_folder, tmp_path / "base")
+    monkeypatch.chdir(tmp_path)
+    adapted, processor, prompts = learn("base")
+    expected = embed(DualEncoder(adapted, processor))
+    save(Path("adapter"), adapted, processor, prompts)
+    config = json.loads(Path("adapter/adapter_config.json").read_text())
+    # As peft and transformers, which know of no other folder than that which they are started in, can read it.
+    assert config["base_model_name_or_path"] == str(tmp_path / "base")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    check_same(DualEncoder.from_pretrained(tmp_path / "adapter"), expected)
+    check_same(DualEncoder.from_pretrained("../adapter"), expected)
+    detect = pipeline("ood-detection", model="../adapter", device="cpu")
+    assert detect(IMAGES[0], candidate_labels=LABELS)["method"] == "clip_os"
+    # What is written by hand may begin at the adapter.
+    config["base_model_name_or_path"] = "../base"
+    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(config))
+    check_same(DualEncoder.from_pretrained(tmp_path / "adapter"), expected)
+
+
+@pytest.mark.parametrize("named", ["gone", "../gone", "/gone/far/away"])
+def test_a_base_model_that_is_gone_is_named(
+    openai_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str
+) -> None:
+    folder = save(tmp_path / "adapter", *learn(openai_folder))
+    file = folder / "adapter_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "base_model_name_or_path": named}))
+    # The Hub is not asked.
+    monkeypatch.setattr("clipn_hf.loading.AutoConfig", None)
+    with pytest.raises(
+        IncompleteCheckpointError, match=f"base model {named} of the adapter .*adapter cannot be loaded .*Put it there"
+    ):
+        DualEncoder.from_pretrained(folder)
+
+
 @pytest.fixture
 def put_on_hub() -> Iterator[Callable[[Path, str, str], str]]:
     """Puts a folder where repositories of the Hub are kept once they were downloaded, and takes them away again."""
@@ -441,6 +602,28 @@ def test_adapters_and_their_bases_come_from_the_hub(
     check_same(DualEncoder.from_pretrained(put_on_hub(tmp_path / "merged", "merged", "main")), expected)
 
 
+def test_the_commit_of_a_base_from_the_hub_is_remembered(
+    openai_folder: Path, tmp_path: Path, put_on_hub: Callable[[Path, str, str], str]
+) -> None:
+    base = put_on_hub(openai_folder, "base", "v1")
+    commit = (b"v1".hex() + "0" * 40)[:40]
+    encoder = DualEncoder.from_pretrained(base, revision="v1")
+    assert (encoder.source, encoder.revision) == (base, commit)
+    assert DualEncoder.from_pretrained(openai_folder).revision is None
+    prompts = add_context_tokens(encoder.model, encoder.processor, LABELS, num_tokens=2)
+    assert prompts.base["revision"] == commit
+    adapted = get_peft_model(
+        encoder.model, prompt_tuning_config(prompts, encoder.processor.tokenizer), revision=prompts.base["revision"]
+    )
+    expected, _ = DualEncoder(adapted, encoder.processor).class_embeddings(LABELS)
+    folder = save(tmp_path, adapted, encoder.processor, prompts)
+    # There is no "main" here, to which it would fall back.
+    again = DualEncoder.from_pretrained(folder)
+    torch.testing.assert_close(again.class_embeddings(LABELS)[0], expected, rtol=0, atol=0)
+    # Its own revision is another matter than that of its base.
+    assert (again.source, again.revision, again.model.hub_revision) == (str(folder), None, commit)
+
+
 # What is refused
 
 
@@ -471,6 +654,18 @@ def base_tokenizer(folder: Path, base: Path) -> None:
         (base_tokenizer, r"is incomplete: The tokenizer lacks 4 of the 4 tokens"),
         (lambda folder, base: edit_prompts(folder, base, tokens=3), r"`tokens` is missing or of another kind"),
         (
+            lambda folder, base: edit_prompts(folder, base, vocab_size=3),
+            r"is damaged: its learned_prompts\.json says `vocab_size` 3, but with its tokenizer the model has \d+\.",
+        ),
+        (
+            lambda folder, base: edit_prompts(folder, base, eos_token_id=2),
+            r"is damaged: its learned_prompts\.json says `eos_token_id` 2, but with its tokenizer the model has \d+\.",
+        ),
+        (
+            lambda folder, base: (base_tokenizer(folder, base), (folder / "learned_prompts.json").unlink()),
+            r"trains token \d+, but its base model has \d+ tokens, .* Save the processor of the model there",
+        ),
+        (
             lambda folder, base: (folder / "learned_prompts.json").write_text("[]"),
             r"does not describe learned prompts: `templates`, .* are missing",
         ),
@@ -489,6 +684,28 @@ def test_adapters_that_do_not_fit_are_refused(
     damage(folder, base)
     with pytest.raises(IncompleteCheckpointError, match=message):
         AutoDualEncoder.from_pretrained(folder)
+
+
+def test_an_adapter_without_what_is_known_of_its_prompts_says_so(
+    openai_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    monkeypatch.setattr(logging.getLogger("clipn_hf"), "propagate", True)
+    adapted, processor, prompts = learn(openai_folder)
+    texts = prompts.build_prompts()
+    expected = DualEncoder(adapted, processor).text_embeddings(texts)
+    folder = save(tmp_path, adapted, processor, prompts)
+    DualEncoder.from_pretrained(folder)
+    assert "that no prompt has" not in caplog.text
+    (folder / "learned_prompts.json").unlink()
+    encoder = DualEncoder.from_pretrained(folder)
+    assert (
+        "has embeddings of 4 tokens, such as <ctx_0>, that no prompt has: it has no learned_prompts.json"
+        in caplog.text
+    )
+    assert encoder.learned_prompts is None
+    # Who knows the prompts can use them.
+    torch.testing.assert_close(encoder.text_embeddings(texts), expected, rtol=0, atol=0)
 
 
 def test_an_adapter_on_a_model_of_another_kind_is_refused(

@@ -215,8 +215,14 @@ def test_one_pass_gives_what_each_path_gives_alone() -> None:
 def test_the_model_is_left_as_it_was() -> None:
     model = FAMILIES["clip"]()
     local_image_features(model, PIXELS, "surgery", 3)
-    with pytest.raises(RuntimeError):
-        local_image_features(model, PIXELS.double().repeat(1, 2, 1, 1))
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("broken")
+
+    handle = model.vision_model.post_layernorm.register_forward_pre_hook(fail)
+    with pytest.raises(RuntimeError, match="broken"):
+        local_image_features(model, PIXELS)
+    handle.remove()
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
@@ -333,10 +339,17 @@ def test_bad_arguments_are_refused() -> None:
         local_image_features(model, PIXELS[0])
     with pytest.raises(TypeError, match=r"must be a torch.Tensor of shape .*, got ndarray"):
         local_image_features(model, PIXELS.numpy())
+    with pytest.raises(ValueError, match="`pixel_values` has no images; give at least one"):
+        local_image_features(model, PIXELS[:0])
+    with pytest.raises(ValueError, match="`pixel_values` have 1 channels, but the model takes 3; convert"):
+        local_image_features(model, PIXELS[:, :1])
     for layers in (0, -1, 4):
         with pytest.raises(ValueError, match=f"must be between 1 and 3, the number of blocks .* got {layers}"):
             local_image_features(model, PIXELS, "surgery", layers)
-    for layers in (1.0, "2", None, True):
+    torch.testing.assert_close(
+        local_image_features(model, PIXELS, "surgery"), local_image_features(model, PIXELS, "surgery", 3)
+    )
+    for layers in (1.0, "2", True):
         with pytest.raises(TypeError, match=f"`num_surgery_layers` must be a whole number, got .*{layers}"):
             local_image_features(model, PIXELS, "surgery", layers)
     # It concerns no other path.
@@ -351,8 +364,10 @@ def test_an_image_size_that_is_no_multiple_of_the_patch_is_refused() -> None:
     """Such a model drops the edges of its images without a word."""
     vision = {**VISION, "image_size": 36}
     model = build(CLIPModel, CLIPConfig(text_config=TEXT, vision_config=vision, projection_dim=24))
-    with pytest.raises(ValueError, match="36 x 36 pixels, which is not a multiple"):
+    message = "36 x 36 pixels, which is not a multiple .* such as 32 x 32, .* give `interpolate_pos_encoding=True`"
+    with pytest.raises(ValueError, match=message):
         local_image_features(model, torch.zeros(1, 3, 36, 36))
+    assert local_image_features(model, PIXELS, interpolate_pos_encoding=True).shape == (len(PIXELS), 16, 24)
 
 
 def resnet() -> Any:

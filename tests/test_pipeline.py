@@ -465,7 +465,7 @@ def test_without_a_model_the_embedded_one_is_used(clipn_folder: Path, monkeypatc
     assert pipe(IMAGES[0], candidate_labels=LABELS)["method"] == "atd"
 
 
-@pytest.mark.parametrize(("explain", "path"), [(True, "surgery"), ("discrepancy", "discrepancy"), ("clip", "clip")])
+@pytest.mark.parametrize(("explain", "path"), [(True, "surgery"), ("value", "value"), ("clip", "clip")])
 def test_explained_results_have_maps_and_a_picture(pipe: OODPipeline, explain: bool | str, path: str) -> None:
     options = {"candidate_labels": LABELS, "top_k": 2, "negatives": ["car", "moon"], "top_negatives": 1}
     plain = pipe(IMAGES, **options)
@@ -497,7 +497,7 @@ def test_explaining_streams_single_images_and_by_default(
     for off in (False, None):
         assert "maps" not in pipe(IMAGES[0], candidate_labels=LABELS, explain=off)
     assert "maps" not in always(IMAGES[0], candidate_labels=LABELS, explain=False)
-    for wrong in ("value", 1.5, "yes"):
+    for wrong in ("last", 1.5, "yes"):
         with pytest.raises(ValueError, match="`explain` must be True, False or the path of the maps, one of"):
             pipe(IMAGES[0], candidate_labels=LABELS, explain=wrong)
 

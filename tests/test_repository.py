@@ -223,7 +223,7 @@ IMPORTS: dict[str, set[str]] = {
     "image_inputs": set(),
     "precomputed": {"prompts"},
     "local_features": {"families"},
-    "similarity_maps": {"detector_checks", "encoders", "images", "local_features"},
+    "similarity_maps": {"detector_checks", "encoders", "images", "local_features", "scores"},
     "heat_maps": {"similarity_maps", "verdicts"},
     "detector_explanations": {
         "detector_checks",
@@ -233,7 +233,7 @@ IMPORTS: dict[str, set[str]] = {
         "heat_maps",
         "similarity_maps",
     },
-    "loading": {"detector_files", "families", "modeling"},
+    "loading": {"detector_files", "families", "hub_names", "modeling"},
     "encoders": {
         "digests",
         "dtypes",
@@ -262,7 +262,7 @@ IMPORTS: dict[str, set[str]] = {
     },
     "detector_saving": {"detector_card", "detector_files", "encoders", "modeling"},
     "detector_results": set(),
-    "detector_checks": {"encoders", "features", "methods", "prompts"},
+    "detector_checks": {"encoders", "features", "methods", "modeling", "prompts"},
     "detector_negatives": {"detector_results", "encoders", "methods", "negatives", "scores", "negative_settings"},
     "detector_state": {
         "calibration",
@@ -271,6 +271,7 @@ IMPORTS: dict[str, set[str]] = {
         "digests",
         "encoders",
         "features",
+        "local_features",
         "methods",
         "negatives",
     },
@@ -301,6 +302,7 @@ IMPORTS: dict[str, set[str]] = {
         "methods",
         "modeling",
         "negatives",
+        "prompts",
         "similarity_maps",
     },
     "pipeline": {

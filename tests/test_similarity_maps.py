@@ -16,13 +16,13 @@ from transformers import CLIPModel, CLIPProcessor
 from clipn_hf import CLIPNModel, DualEncoder, ImageError
 from clipn_hf.demo import SAMPLES
 from clipn_hf.local_features import local_image_features
+from clipn_hf.scores._rows import min_max
 from clipn_hf.similarity_maps import (
     MAP_PATHS,
     Region,
     compare_patches,
     embed_patches,
     find_region,
-    min_max,
     seen_pictures,
     similarity_maps,
 )
@@ -46,7 +46,7 @@ def encoder(tiny_clipn: CLIPNModel, tiny_processor: CLIPProcessor) -> DualEncode
 # Maps
 
 
-@pytest.mark.parametrize("path", ["surgery", "clip"])
+@pytest.mark.parametrize("path", ["surgery", "value", "clip"])
 def test_maps_are_cosines_of_patches_with_texts(encoder: DualEncoder, path: str) -> None:
     maps = similarity_maps(IMAGES, LABELS, path, model=encoder)
     pixels = encoder.prepare_images(IMAGES)["pixel_values"]
@@ -131,8 +131,8 @@ def test_model_by_folder(clip_folder: Path) -> None:
 
 
 def test_errors(encoder: DualEncoder, tiny_clip: CLIPModel, tiny_processor: CLIPProcessor) -> None:
-    for path in ("value", "Surgery", None):
-        with pytest.raises(ValueError, match="`path` must be one of 'surgery', 'discrepancy', 'clip', got"):
+    for path in ("last", "Surgery", None):
+        with pytest.raises(ValueError, match="`path` must be one of 'surgery', 'value', 'discrepancy', 'clip', got"):
             similarity_maps(IMAGES, LABELS, path, model=encoder)
     with pytest.raises(ValueError, match="`images` is empty"):
         similarity_maps([], LABELS, model=encoder)
@@ -140,6 +140,8 @@ def test_errors(encoder: DualEncoder, tiny_clip: CLIPModel, tiny_processor: CLIP
         similarity_maps(IMAGES, LABELS, model=encoder, batch_size=0)
     with pytest.raises(ValueError, match="there is only one; give others"):
         similarity_maps(IMAGES, LABELS[:1], model=encoder, relative=True)
+    with pytest.raises(ValueError, match='`relative` has no meaning for the path "discrepancy", .*; give `relative=F'):
+        similarity_maps(IMAGES, LABELS, "discrepancy", model=encoder, relative=True)
     with pytest.raises(TypeError, match=r"got CLIPModel; give `DualEncoder\(model, processor\)`"):
         similarity_maps(IMAGES, LABELS, model=tiny_clip)
     with pytest.raises(ImageError, match="image 1"):
@@ -153,11 +155,14 @@ def test_errors(encoder: DualEncoder, tiny_clip: CLIPModel, tiny_processor: CLIP
         similarity_maps(IMAGES, LABELS, model=clip)
 
 
-def test_min_max_of_a_map_without_differences_is_0() -> None:
-    maps = torch.stack([torch.full((2, 3), 0.7), torch.arange(6.0).view(2, 3)])
-    found = min_max(maps)
-    assert found[0].tolist() == [[0.0] * 3] * 2
-    assert found[1].flatten().tolist() == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1])
+def test_a_map_without_differences_is_0() -> None:
+    """Also where rounding leaves some, which would become all there is between 0 and 1."""
+    flat = torch.full((9,), 0.3)
+    flat[4] += 3e-8
+    assert flat.unique().numel() == 2
+    rising = torch.linspace(0.1, 0.5, 9)
+    patches = torch.stack([flat, rising]).view(1, 2, 3, 3, 1)
+    assert torch.equal(compare_patches(patches, torch.ones(1, 1))[0, 0], -min_max(rising).view(3, 3))
 
 
 # What the model saw

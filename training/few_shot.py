@@ -22,6 +22,7 @@ import datasets
 import torch
 import yaml
 from torch import Tensor
+from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging
 
 from clipn_hf import DualEncoder, OODDetector
@@ -60,6 +61,7 @@ from clipn_hf.training.classification_results import (
     summarize_metrics,
 )
 from clipn_hf.training.few_shot_card import TITLES
+from clipn_hf.training.markdown import public_name
 from clipn_hf.training.rows import read_image
 from clipn_hf.training.runs import find_last_checkpoint
 
@@ -339,6 +341,18 @@ def measure(
     return score_metrics(predictions, torch.tensor(test.labels), id_scores, ood_scores, RESAMPLES)
 
 
+def hide_folders(value: Any) -> Any:
+    """Keep of paths the last part alone, in the record of a run, which may be published."""
+    if isinstance(value, dict):
+        return {name: hide_folders(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [hide_folders(part) for part in value]
+    if not isinstance(value, str):
+        return value
+    name, equals, path = value.rpartition("=")
+    return f"{name}{equals}{public_name(path)}" if os.path.isabs(path) else value
+
+
 def describe_shots(shots: int) -> str:
     """Say of which images the prompts were learned."""
     return f"{shots} image{'' if shots == 1 else 's'} per class" if shots else "all images"
@@ -370,7 +384,7 @@ def main(
     )
     described = describe_run(
         encoder,
-        {**asdict(model_args), **asdict(data_args), **asdict(card_args), **training_args.to_dict()},
+        hide_folders({**asdict(model_args), **asdict(data_args), **asdict(card_args), **training_args.to_dict()}),
         data.labels,
         {"train": train},
     )
@@ -391,18 +405,22 @@ def main(
             ood_datasets={name: keep_readable(part) for name, part in data.ood.items()} if evaluates else None,
             trained_with={"sample_seed": model_args.sample_seed} if model_args.shots else {},
         )
-    # A model of another kind, or prompts that are too long for it.
-    except (TypeError, ValueError) as error:
+        checkpoint = find_last_checkpoint(training_args)
+        folder = get_last_checkpoint(str(training_args.output_dir)) if checkpoint is True else checkpoint
+        if folder:
+            trainer.check_checkpoint(folder)
+    # A model of another kind, prompts that are too long for it, or a checkpoint of another run.
+    except (OSError, TypeError, ValueError) as error:
         raise SystemExit(f"error: {error}") from error
-    result = trainer.train(resume_from_checkpoint=find_last_checkpoint(training_args))
+    result = trainer.train(resume_from_checkpoint=checkpoint)
     # Not to be published before the rest is there.
     trainer.save_model(_internal_call=True)
     if not trainer.is_world_process_zero():
         return
 
-    folder = Path(str(training_args.output_dir))
+    output = Path(str(training_args.output_dir))
     # What is measured is what was saved.
-    tuned = DualEncoder.from_pretrained(folder, device=training_args.device)
+    tuned = DualEncoder.from_pretrained(output, device=training_args.device)
     learned = tuned.class_embeddings(data.labels, use_no_encoder=False)[0].cpu()
     unknown = tuned.unknown_embedding().cpu() if tuned.has_unknown_prompt else None
     texts = [hand_written, learned]
@@ -425,15 +443,15 @@ def main(
         "trained": trained,
         "training": {name: value for name, value in result.metrics.items() if name != "total_flos"},
     }
-    with atomic_path(folder / "metrics.json") as partial:
+    with atomic_path(output / "metrics.json") as partial:
         partial.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
     method, settings = SCORES[model_args.score or DEFAULT_SCORES[model_args.method]]
     detector = OODDetector(tuned, data.labels, method, **settings)
     detector.remember_images(train)
     # The card of an earlier run, which tells of the detector as well, is about to be written anew.
-    (folder / "README.md").unlink(missing_ok=True)
-    detector.save_pretrained(folder, include_weights=False)
+    (output / "README.md").unlink(missing_ok=True)
+    detector.save_pretrained(output, include_weights=False)
     card = {
         "finetuned_from": described["encoder"]["id"],
         "dataset": data_args.dataset[0],
@@ -450,7 +468,13 @@ def main(
     else:
         trainer.create_model_card(**card)
     print(format_metrics(summaries))
-    print(f"\nWritten to {folder}: the adapter with its prompts, its detector, the card, and metrics.json.")
+    if trained["accuracy"] < zero_shot["accuracy"]:
+        logger.warning(
+            f"The learned prompts are worse than those written by hand: accuracy {trained['accuracy']:.1%} instead of "
+            f"{zero_shot['accuracy']:.1%}. The authors' recipe is for CLIP of OpenAI; a small model needs "
+            '`context_init`, such as "a photo of a", and a higher `learning_rate`, such as 0.05.'
+        )
+    print(f"\nWritten to {output}: the adapter with its prompts, its detector, the card, and metrics.json.")
 
 
 if __name__ == "__main__":

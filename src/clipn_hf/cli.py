@@ -38,7 +38,7 @@ NEED_WORDS = {
     "training": "ID images",
     "training_labels": "ID images with labels",
     "pixels": "images, not embeddings",
-    "patches": "images, not embeddings",
+    "patches": "patches of images, not embeddings",
     "unknown": 'a trained "unknown" prompt',
 }
 

@@ -201,7 +201,7 @@ def attack(
     _check_folder(output)
     check_negatives(negatives)
     known = known_labels(labels, labels_file) if labels is not None or labels_file is not None else None
-    row = None if known is None else named_method(method)
+    row = None if known is None else named_method(method, model=model)
     chosen = read_settings(row, settings) if row is not None else {}
     if row is not None:
         _check_fit_on(row, fit_on, is_fitted=False)

@@ -37,6 +37,7 @@ from .cli_options import (
     naming_settings,
     read_settings,
     report,
+    rewording,
     thresholds_of_labels,
 )
 from .methods import METHODS
@@ -138,8 +139,13 @@ def calibrate(
         ),
     ] = False,
     include_weights: Annotated[
-        bool, typer.Option("--weights/--no-weights", help="Save the weights of the model, or where they are.")
-    ] = True,
+        bool | None,
+        typer.Option(
+            "--weights/--no-weights",
+            help="Save the weights of the model, or where they are.",
+            show_default="weights, or no-weights for an adapter",
+        ),
+    ] = None,
     batch_size: BatchSize = 32,
     device: Device = None,
     recursive: Recursive = False,
@@ -198,7 +204,7 @@ def calibrate(
             raise ValueError(f"`{option}` must be between 0 and 1, such as 0.05, got {share:g}.")
     loaded = None if source is None else load_detector(source, device)
     known = known_labels(labels, labels_file) if loaded is None else loaded.labels
-    row = named_method(method) if loaded is None else loaded.method
+    row = named_method(method, model=model) if loaded is None else loaded.method
     if loaded is not None:
         loaded.check_fitted()
     if guess and row.text_contrast is None:
@@ -280,7 +286,8 @@ def calibrate(
             max_ood_acceptance=max_ood_acceptance,
             batch_size=batch_size,
         )
-    detector.save_pretrained(output, include_weights)
+    with rewording({"`include_weights=True`": "`--weights`", "`include_weights`": "`--weights`"}):
+        detector.save_pretrained(output, include_weights)
     origin = f"the texts of {counted(calibration.n, 'label')}" if guess else counted(calibration.n, "image")
     text = describe_threshold(calibration.threshold, calibration)
     print(f"{text[0].upper()}{text[1:]}, from {origin}")

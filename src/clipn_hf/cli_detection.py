@@ -183,7 +183,7 @@ def detect(
             judge.threshold = threshold
     else:
         known = known_labels(labels, labels_file)
-        row = named_method(method)
+        row = named_method(method, model=model)
         if row.fit is not None:
             raise ValueError(
                 f"Method {row.name} is fitted on images; make a detector by `clipn-hf calibrate --method {row.name} "

@@ -4,11 +4,11 @@
 
 import itertools
 import json
+import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -19,6 +19,7 @@ from rich.text import Text
 
 from .cli_options import (
     PICTURE_EXTENSIONS,
+    UNFITTED_METHODS,
     BatchSize,
     Device,
     Labels,
@@ -27,6 +28,7 @@ from .cli_options import (
     Negatives,
     NoTemplates,
     Recursive,
+    Settings,
     Templates,
     alternatives,
     announce_mining,
@@ -34,12 +36,17 @@ from .cli_options import (
     check_needless,
     check_negatives,
     check_output,
+    check_settings,
     counted,
     found_images,
     known_labels,
     load_detector,
     loading,
+    method_option,
+    named_method,
     naming_negatives,
+    naming_settings,
+    read_settings,
     report,
 )
 from .files import atomic_path
@@ -52,8 +59,7 @@ if TYPE_CHECKING:
     from .detector import OODDetector
     from .similarity_maps import Evidence, Explanation
 
-# Those of the module of maps, which takes seconds to import.
-PATHS = ("surgery", "discrepancy", "clip")
+# That of the module of pictures, which takes seconds to import.
 MAX_EXPLANATIONS = 50
 # Below the help of the subcommand.
 EXIT_CODES = (
@@ -69,20 +75,32 @@ def explain(
     labels: Labels = None,
     labels_file: LabelsFile = None,
     model: Model = None,
+    method: Annotated[str | None, method_option(UNFITTED_METHODS)] = None,
+    settings: Settings = None,
     detector: Annotated[
         str | None,
         typer.Option(
             metavar="DETECTOR",
-            help="Hub id or folder of a detector, such as `calibrate` writes, in place of labels, model and "
-            "templates.",
+            help="Hub id or folder of a detector, such as `calibrate` writes, in place of labels, model, method, its "
+            "settings and templates.",
             show_default=False,
         ),
     ] = None,
-    path: Annotated[
-        Literal["surgery", "discrepancy", "clip"],
+    threshold: Annotated[
+        float | None,
         typer.Option(
-            help="How patches are compared with texts: by attention from values to values (surgery), as CLIP itself "
-            "leaves them (clip), which is known to be inverted, or by the difference of both (discrepancy)."
+            metavar="NUMBER",
+            help="The score above which an image is unknown.",
+            show_default="that of the detector, or the rule of the method, if it has one",
+        ),
+    ] = None,
+    path: Annotated[
+        Literal["surgery", "value", "discrepancy", "clip"],
+        typer.Option(
+            "--via",
+            help="The way from patches to texts: by attention from values to values (surgery), without attention in "
+            "the last block (value), by which gl_mcm judges, as CLIP itself leaves them (clip), which is known to be "
+            "inverted, or the difference of surgery and clip (discrepancy), each map normalised by itself.",
         ),
     ] = "surgery",
     no: Annotated[
@@ -130,6 +148,8 @@ def explain(
                 "--labels": labels,
                 "--labels-file": labels_file,
                 "--model": model,
+                "--method": method,
+                "--setting": settings,
                 "--template": templates,
                 "--no-template": no_templates,
             }
@@ -141,6 +161,8 @@ def explain(
     to_folder = _is_folder(output)
     if not to_folder:
         check_output(output, PICTURE_EXTENSIONS)
+    if threshold is not None and not math.isfinite(threshold):
+        raise ValueError(f"`--threshold` must be finite, got {threshold}.")
     check_negatives(negatives)
     known = None if detector is not None else known_labels(labels, labels_file)
     files = found_images(paths, recursive)
@@ -150,8 +172,7 @@ def explain(
             "`--output`, for a picture of each."
         )
     check_device(device)
-    if known is None:
-        assert detector is not None
+    if detector is not None:
         judge = load_detector(detector, device)
         if negatives is not None and "negatives" in judge.method.needs:
             raise ValueError(
@@ -162,8 +183,21 @@ def explain(
             announce_mining(judge.method, negatives, judge.labels)
             with naming_negatives(negatives):
                 judge.negatives = negatives
+        if threshold is not None:
+            judge.threshold = threshold
     else:
-        judge = _make_detector(model, known, templates, no_templates, negatives, device)
+        assert known is not None
+        judge = _make_detector(
+            model,
+            known,
+            method=method,
+            settings=settings,
+            templates=templates,
+            no_templates=no_templates,
+            negatives=negatives,
+            device=device,
+            threshold=threshold,
+        )
     if no and not judge.image_encoder.has_no_encoder:
         raise ValueError(
             f'`--no` needs a CLIPN, and {type(judge.image_encoder.model).__name__} has no "no" text encoder; leave it '
@@ -179,16 +213,14 @@ def explain(
         partial = stack.enter_context(atomic_path(output))
         if to_folder:
             partial.mkdir()
-        options: dict[str, Any] = {"path": path, "top_k": top_k, "relative": not absolute}
-        for file, found in _explain_files(judge, files, batch_size, top_negatives=top_negatives, **options):
-            if isinstance(found, str):
+        options: dict[str, Any] = {"path": path, "top_k": top_k, "relative": not absolute, "no": no}
+        for file, explanation in _explain_files(judge, files, batch_size, top_negatives=top_negatives, **options):
+            if isinstance(explanation, str):
                 unreadable += 1
-                report(f"{file}: {found}")
+                report(f"{file}: {explanation}")
                 if as_json:
-                    print(json.dumps({"file": file, "error": found}, ensure_ascii=False))
+                    print(json.dumps({"file": file, "error": explanation}, ensure_ascii=False))
                 continue
-            kept = tuple(one for one in found.evidence if no or one.kind != "no")
-            explanation = replace(found, evidence=kept)
             if as_json:
                 print(json.dumps(_record(file, explanation), ensure_ascii=False))
             else:
@@ -224,12 +256,25 @@ def _is_folder(output: Path) -> bool:
 def _make_detector(
     model: str | None,
     labels: Sequence[str],
+    *,
+    method: str | None,
+    settings: Sequence[str] | None,
     templates: Sequence[str] | None,
     no_templates: Sequence[str] | None,
     negatives: Path | None,
     device: str | None,
+    threshold: float | None,
 ) -> "OODDetector":
-    """Make a detector by a method that the model serves: what explains is the same with all of them."""
+    """Make the detector that options describe; without a method, by one that the model serves."""
+    row = named_method(method, model=model)
+    if row.fit is not None:
+        raise ValueError(
+            f"Method {row.name} is fitted on images; make a detector by `clipn-hf calibrate --method {row.name} "
+            "--fit-on PATH`, and name it by `--detector`."
+        )
+    chosen = read_settings(row, settings)
+    check_settings(row, chosen)
+
     from .detector import OODDetector
     from .encoders import EMBEDDED_CHECKPOINT, DualEncoder
 
@@ -240,18 +285,23 @@ def _make_detector(
         )
     with loading(model):
         encoder = DualEncoder.from_pretrained(EMBEDDED_CHECKPOINT if model is None else model, device=device)
-        method = "atd" if encoder.has_no_encoder else "mcm"
-        if len(labels) < METHODS[method].min_labels:
-            method = "max_logit"
-        announce_mining(METHODS[method], negatives, labels, templates)
-        with naming_negatives(negatives):
+        if method is None and not chosen:
+            # What spoke for a label is worth knowing also where the default method cannot judge.
+            if "no" in row.needs and not encoder.has_no_encoder:
+                row = METHODS["mcm"]
+            if len(labels) < row.labels_needed(row.settings):
+                row = METHODS["max_logit"]
+        announce_mining(row, negatives, labels, templates)
+        with naming_settings(chosen), naming_negatives(negatives):
             return OODDetector(
                 encoder,
                 labels,
-                method,
+                row.name,
                 templates=templates,
                 no_templates=no_templates,
                 negatives=negatives,
+                threshold=threshold,
+                **chosen,
             )
 
 
@@ -314,7 +364,8 @@ def _print_table(file: str, explanation: "Explanation") -> None:
 
 
 def _name(one: "Evidence") -> str:
-    return {"label": "{}", "no": 'no "{}"', "negative": "negative label {}"}[one.kind].format(one.text)
+    names = {"label": "{}", "unknown": '"{}"', "no": 'no "{}"', "negative": "negative label {}"}
+    return names[one.kind].format(one.text)
 
 
 def _describe_region(one: "Evidence") -> str:

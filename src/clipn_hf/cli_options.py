@@ -118,7 +118,7 @@ def method_option(methods: Mapping[str, Method]) -> Any:
         metavar="NAME",
         help=f"{alternatives(methods)}; `clipn-hf methods` tells about them.",
         autocompletion=complete,
-        show_default=DEFAULT_METHOD if DEFAULT_METHOD in methods else True,
+        show_default=f"{DEFAULT_METHOD}, or that of learned prompts" if DEFAULT_METHOD in methods else True,
     )
 
 
@@ -175,10 +175,19 @@ def model_or_embedded(model: str | None) -> str:
     return EMBEDDED_CHECKPOINT
 
 
-def named_method(name: str | None, methods: Mapping[str, Method] = METHODS) -> Method:
-    """Find the method that was given as `--method`, if any, among those that a subcommand knows."""
+def named_method(name: str | None, methods: Mapping[str, Method] = METHODS, model: str | None = None) -> Method:
+    """Find the method that was given as `--method`, if any, among those that a subcommand knows.
+
+    By default it is that of the prompts which the model has learned, if it has.
+    """
     if name is None:
-        return METHODS[DEFAULT_METHOD]
+        if model is None:
+            return METHODS[DEFAULT_METHOD]
+        from .detector_checks import default_method
+        from .loading import peek_learned_prompts
+
+        with loading(model):
+            return METHODS[default_method(peek_learned_prompts(model))]
     if name not in methods:
         raise ValueError(f"`--method` must be one of {', '.join(methods)}, got {name!r}.")
     return methods[name]
@@ -317,6 +326,7 @@ def naming_negatives(negatives: Path | None) -> Iterator[None]:
     words = {
         'add "id_names" to `filters`': "mine without them by `clipn-hf mine --filter id_names`",
         "Give others as `negatives`, in `with_changes` together with what changes.": "Mine others by `clipn-hf mine`.",
+        'give `templates`, such as ["a photo of a {}."], which do': 'give `--template "a photo of a {}."`, which does',
         "`templates`": "`--template`",
     }
     if negatives is not None:

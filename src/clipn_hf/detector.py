@@ -7,7 +7,7 @@ import datetime
 import os
 import tempfile
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -25,10 +25,10 @@ from .detector_checks import (
     check_every_label,
     check_given_count,
     check_image_encoder,
-    check_judged_by_embeddings,
     check_labels,
     check_served,
     check_threshold,
+    default_method,
     is_embeddings,
     label_positions,
     make_encoder,
@@ -62,7 +62,8 @@ from .methods import METHODS, NEEDS, Method, MethodInputs, TrainingInputs, get_m
 from .methods.linear_probe import add_gaussians
 from .modeling.modeling_clipn import LOADING_ARGUMENTS
 from .negatives import NegativeLabels
-from .similarity_maps import DEFAULT_PATH, Explanation, MapPath, check_path, embed_patches
+from .prompts import validate_labels
+from .similarity_maps import DEFAULT_PATH, PATHS_OF_MAPS, Explanation, MapPath, arrange_patches, check_path
 
 logger = logging.get_logger(__name__)
 
@@ -107,7 +108,9 @@ class OODDetector(DetectorState):
             embeddings and may be loaded with further arguments, such as `revision`; a Hub id or folder; or None for
             the checkpoint inside this package. A [`PrecomputedEncoder`] will do for embeddings.
         labels (`Sequence[str]`): The known classes.
-        method (`str`, *optional*, defaults to `"atd"`): A key of `clipn_hf.methods.METHODS`.
+        method (`str`, *optional*):
+            A key of `clipn_hf.methods.METHODS`. By default `"atd"`; with learned prompts the method that they were
+            trained for: `"clip_os"` where there is an "unknown" prompt, `"gl_mcm"` for those of LoCoOp, else `"mcm"`.
         processor (*optional*): Needed with a model object; otherwise in place of the one that belongs to the model.
         templates (`Sequence[str]`, *optional*):
             As in [`DualEncoder.class_embeddings`]; by default those of a [`~clipn_hf.negatives.NegativeLabels`] that
@@ -156,7 +159,7 @@ class OODDetector(DetectorState):
         self,
         model: Any,
         labels: Sequence[str],
-        method: str = "atd",
+        method: str | None = None,
         *,
         processor: Any = None,
         templates: Sequence[str] | None = None,
@@ -167,14 +170,21 @@ class OODDetector(DetectorState):
         dtype: str | torch.dtype | None = None,
         **settings: Any,
     ) -> None:
-        # Loading a model takes longest and comes last.
+        # Loading a model takes longest and comes last, unless only the model can say which method it is for.
+        labels = validate_labels(labels)
+        threshold = check_threshold(threshold)
+        asked = read_negatives(negatives)
+        encoder = None
+        if method is None:
+            encoder = make_encoder(model, processor, device, dtype)
+            method = default_method(getattr(encoder, "learned_prompts", None))
         row = get_method(method)
         _check_arguments(settings, row)
         resolved = row.resolve_settings(settings, OPTIONS)
-        checked = check_labels(labels, row)
-        threshold = check_threshold(threshold)
-        wording = Wording(checked, templates, no_templates, read_negatives(negatives))
-        super().__init__(make_encoder(model, processor, device, dtype), row, resolved, wording, threshold)
+        wording = Wording(check_labels(labels, row, resolved), templates, no_templates, asked)
+        if encoder is None:
+            encoder = make_encoder(model, processor, device, dtype)
+        super().__init__(encoder, row, resolved, wording, threshold)
 
     def __call__(
         self,
@@ -598,7 +608,7 @@ class OODDetector(DetectorState):
         check_given_count("top_negatives", top_negatives, minimum=0)
         self.check_fitted()
         if not from_prepared:
-            check_judged_by_embeddings(self.method, self.settings)
+            self.check_judged_by_embeddings()
         parts = split_embeddings(self, image_embeddings, from_prepared)
         return [result for part in parts for result in self._results(self._inputs(part), top_k, top_negatives)]
 
@@ -610,17 +620,19 @@ class OODDetector(DetectorState):
         top_k: int | None = 3,
         top_negatives: int = TOP_NEGATIVES,
         relative: bool = True,
+        no: bool | None = None,
         num_surgery_layers: int | None = None,
         batch_size: int = 32,
     ) -> list[Explanation]:
-        """Judge images, and find which of their patches spoke for the labels, for "no", and for negative labels.
+        """Judge images, and find which of their patches spoke for the labels, for "unknown" or "no", and for negative
+        labels.
 
         Patches are compared with the texts of the detector, whatever its method judges by.
         [`~clipn_hf.heat_maps.draw_explanations`] makes a picture of it.
 
         Args:
             images: As for calling the detector.
-            path (`"surgery"`, `"discrepancy"` or `"clip"`, *optional*, defaults to `"surgery"`):
+            path (`"surgery"`, `"value"`, `"discrepancy"` or `"clip"`, *optional*, defaults to `"surgery"`):
                 How patches are compared, see [`~clipn_hf.similarity_maps`]. Maps of `"clip"` are inverted.
             top_k (`int`, *optional*, defaults to 3): How many labels to explain at most; None explains all.
             top_negatives (`int`, *optional*, defaults to 3):
@@ -628,7 +640,10 @@ class OODDetector(DetectorState):
             relative (`bool`, *optional*, defaults to `True`):
                 Whether maps say what speaks for a label, or negative label, more than for all labels on average, and
                 for "no" more than for the label itself. Otherwise they are cosines, and much alike for all labels.
-                With a single label they always are.
+                With a single label they always are; for `"discrepancy"` each map is normalised by itself.
+            no (`bool`, *optional*):
+                Whether to explain what spoke for "no", that an image does not show a label; by default where the
+                method judges by that.
             num_surgery_layers (`int`, *optional*): As for [`~clipn_hf.similarity_maps.similarity_maps`].
             batch_size (`int`, *optional*, defaults to 32): Images per pass through the model.
 
@@ -637,7 +652,7 @@ class OODDetector(DetectorState):
 
         Raises:
             ImageError, TypeError, ValueError: As for calling the detector, and as
-                [`~clipn_hf.similarity_maps.similarity_maps`].
+                [`~clipn_hf.similarity_maps.similarity_maps`]; `no` for a model without a "no" text encoder.
         """
         check_path(path)
         check_count("top_k", top_k)
@@ -646,13 +661,33 @@ class OODDetector(DetectorState):
         self.check_fitted()
         explanations = []
         for inputs in prepare_batches(self, images, batch_size):
-            patches = embed_patches(self.image_encoder, inputs, path, num_surgery_layers)
-            embeddings = self.embed_prepared(inputs)
+            embeddings, patches = self.embed_to_explain(inputs, path, num_surgery_layers)
             results = self.results(embeddings, top_k, top_negatives, from_prepared=True)
             explanations += self.explain_results(
-                results, embeddings, inputs["pixel_values"], patches, path, relative=relative
+                results, embeddings, inputs["pixel_values"], patches, path, relative=relative, no=no
             )
         return explanations
+
+    def embed_to_explain(
+        self, inputs: Mapping[str, Tensor], path: MapPath = DEFAULT_PATH, num_surgery_layers: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Embed prepared images and their patches as `explain_results` takes them.
+
+        Args:
+            inputs (`Mapping[str, torch.Tensor]`): As [`DualEncoder.prepare_images`] gives them.
+            path (`str`, *optional*, defaults to `"surgery"`): As for `explain`.
+            num_surgery_layers (`int`, *optional*): As for `explain`.
+
+        Returns:
+            Two `torch.Tensor`: What `embed_prepared` gives, and what
+            [`~clipn_hf.similarity_maps.embed_patches`] gives.
+
+        Raises:
+            TypeError, ValueError: As `explain`.
+        """
+        check_path(path)
+        embeddings, patches = self.embed_with_patches(inputs, PATHS_OF_MAPS[path], num_surgery_layers)
+        return embeddings, arrange_patches(self.image_encoder, inputs, patches, path)
 
     def explain_results(
         self,
@@ -663,16 +698,18 @@ class OODDetector(DetectorState):
         path: MapPath = DEFAULT_PATH,
         *,
         relative: bool = True,
+        no: bool | None = None,
     ) -> list[Explanation]:
         """Find which patches spoke for what results list, as `explain` does, of images that are embedded already.
 
         Args:
             results (`Sequence[OODResult]`): One per image.
-            image_embeddings (`torch.Tensor`): What `embed_prepared` gave.
+            image_embeddings (`torch.Tensor`): What `embed_to_explain` gave.
             pixel_values (`torch.Tensor`): What [`DualEncoder.prepare_images`] gave.
-            patches (`torch.Tensor`): What [`~clipn_hf.similarity_maps.embed_patches`] gave for `path`.
-            path (`"surgery"`, `"discrepancy"` or `"clip"`, *optional*, defaults to `"surgery"`): As for `explain`.
+            patches (`torch.Tensor`): What `embed_to_explain` gave for `path`.
+            path (`str`, *optional*, defaults to `"surgery"`): As for `explain`.
             relative (`bool`, *optional*, defaults to `True`): As for `explain`.
+            no (`bool`, *optional*): As for `explain`.
 
         Returns:
             `list` of [`~clipn_hf.similarity_maps.Explanation`], one per image.
@@ -687,6 +724,7 @@ class OODDetector(DetectorState):
             patches,
             path,
             relative,
+            no,
         )
 
     def check_fitted(self) -> None:
@@ -744,6 +782,7 @@ class OODDetector(DetectorState):
             quiet._forget("method", fitted=True, threshold=True)
         elif resolved != dict(self.settings):
             check_served(method, resolved, self._encoder, self._wording.negatives is not None)
+            check_labels(texts.get("labels", self._wording.labels), method, resolved)
             other._settings = resolved
             other._forget("settings", fitted=not method.learns_the_same(self.settings, resolved), threshold=True)
         if same_method:
@@ -757,7 +796,7 @@ class OODDetector(DetectorState):
     def save_pretrained(
         self,
         save_directory: str | os.PathLike[str],
-        include_weights: bool = True,
+        include_weights: bool | None = None,
         push_to_hub: bool = False,
         **hub_arguments: Any,
     ) -> str | None:
@@ -770,10 +809,10 @@ class OODDetector(DetectorState):
         Args:
             save_directory (`str` or `os.PathLike`): The folder; made if it does not exist. A `README.md` that is
                 there and was not written by this method is left as it is.
-            include_weights (`bool`, *optional*, defaults to `True`):
+            include_weights (`bool`, *optional*):
                 Whether to save the weights. Otherwise the detector names the Hub id and revision, or the folder
                 (relative to its own), that they were loaded from; in that folder itself it is published with them.
-                Needed for a model with an adapter.
+                By default they are saved, unless the model has an adapter, which can only be named.
             push_to_hub (`bool`, *optional*, defaults to `False`): Whether to publish these files, too.
             hub_arguments: Arguments of `push_to_hub()`; `repo_id` is by default the name of the folder.
 
@@ -828,12 +867,12 @@ class OODDetector(DetectorState):
         files = save_detector(folder, self._encoder, values, present, include_weights, repo_id)
         return upload_detector(folder, files, repo_id, **hub_arguments) if push_to_hub else None
 
-    def push_to_hub(self, repo_id: str, include_weights: bool = True, **hub_arguments: Any) -> str:
+    def push_to_hub(self, repo_id: str, include_weights: bool | None = None, **hub_arguments: Any) -> str:
         """Publish the detector, in one commit.
 
         Args:
             repo_id (`str`): The repository; made if it does not exist.
-            include_weights (`bool`, *optional*, defaults to `True`): As for `save_pretrained`.
+            include_weights (`bool`, *optional*): As for `save_pretrained`.
             hub_arguments:
                 `private`, `token`, `revision`, `commit_message`, `commit_description`, `create_pr`, as for models.
 
@@ -990,7 +1029,7 @@ class OODDetector(DetectorState):
     def _check_judged(self, images: Any) -> None:
         """Check that images, of which there may be embeddings alone, can be judged."""
         if is_embeddings(images):
-            check_judged_by_embeddings(self.method, self.settings)
+            self.check_judged_by_embeddings()
 
     def _compare(self, images: Any, batch_size: int, from_prepared: bool = False) -> Iterator[MethodInputs]:
         """What the method sees of images, or of their embeddings, of so many at once that memory stays bounded."""

@@ -2,9 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a detector accepts: arguments, encoders that can serve its method, image embeddings."""
 
+import json
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from transformers.utils import logging
 from .encoders import DualEncoder, PrecomputedEncoder
 from .features import Features
 from .methods import METHODS, NEEDS, Method, Need
+from .modeling import LearnedPrompts
 from .prompts import validate_labels
 
 logger = logging.get_logger(__name__)
@@ -86,19 +88,39 @@ def check_threshold(threshold: Any) -> float | None:
     return float(threshold)
 
 
-def check_labels(labels: Sequence[str], method: Method) -> list[str]:
+def check_labels(labels: Sequence[str], method: Method, settings: Mapping[str, Any] | None = None) -> list[str]:
     """Check that labels are some, and enough for a method.
+
+    Args:
+        labels (`Sequence[str]`): What was given.
+        method ([`~clipn_hf.methods.Method`]): A row of `METHODS`.
+        settings (`Mapping`, *optional*): All settings of the method; by default its own.
+
+    Returns:
+        `list[str]`
 
     Raises:
         TypeError, ValueError: As [`~clipn_hf.prompts.validate_labels`]; there are fewer than the method needs.
     """
     checked = validate_labels(labels)
-    if len(checked) < method.min_labels:
+    settings = method.settings if settings is None else settings
+    if len(checked) < (needed := method.labels_needed(settings)):
+        remedy = _settings_at_default(method, settings, lambda one: method.labels_needed(one) <= len(checked))
         raise ValueError(
-            f"Method {method.name} needs at least {method.min_labels} labels, got {checked}; use one of "
-            f"{method_names(row for row in METHODS.values() if row.min_labels <= len(checked))}."
+            f"Method {method.name} needs at least {needed} labels, got {checked}; {remedy}use one of "
+            f"{method_names(row for row in METHODS.values() if row.labels_needed(row.settings) <= len(checked))}."
         )
     return checked
+
+
+def _settings_at_default(
+    method: Method, settings: Mapping[str, Any], suffices: Callable[[Mapping[str, Any]], bool]
+) -> str:
+    """Advise to leave a setting at its default where that would do, such as "give `combination="mcm"`, or "."""
+    for name, value in method.settings.items():
+        if settings.get(name, value) != value and suffices({**settings, name: value}):
+            return f"give `{name}={json.dumps(value)}`, or "
+    return ""
 
 
 def check_image_embeddings(image_embeddings: Any, dim: int) -> Tensor:
@@ -296,8 +318,10 @@ def unserved(
         return None
     usable = method_names(row for row in METHODS.values() if row.needs <= provided)
     got = type(encoder.model).__name__ if isinstance(encoder, DualEncoder) else type(encoder).__name__
-    needed = NEEDS[lacking[0]]
-    return f"Method {method.name} needs {needed}, got {got}; {_REMEDIES[lacking[0]]} {usable}."
+    needed, remedy = NEEDS[lacking[0]], ""
+    if method.needs <= provided:
+        remedy = _settings_at_default(method, settings, lambda one: not method.summarizes_patches(one))
+    return f"Method {method.name} needs {needed}, got {got}; {remedy}{_REMEDIES[lacking[0]]} {usable}."
 
 
 def check_served(
@@ -316,24 +340,34 @@ def check_served(
         raise ValueError(reason)
 
 
-def check_judged_by_embeddings(method: Method, settings: Mapping[str, Any]) -> None:
+def check_judged_by_embeddings(
+    method: Method,
+    settings: Mapping[str, Any],
+    encoder: DualEncoder | PrecomputedEncoder,
+    has_negatives: bool = False,
+) -> None:
     """Check that a method can judge images of which there are embeddings alone.
 
     Args:
         method ([`~clipn_hf.methods.Method`]): A row of `METHODS`.
         settings (`Mapping`): All settings of the method.
+        encoder ([`DualEncoder`] or [`PrecomputedEncoder`]): What embeds labels; the error lists what it serves.
+        has_negatives (`bool`, *optional*, defaults to `False`): As for [`unserved`].
 
     Raises:
         ValueError: It changes images before it judges them, or looks at their patches.
     """
     if not method.judges_images(settings):
         return
-    able = method_names(row for row in METHODS.values() if not row.judges_images(row.settings))
+    provided = provided_needs(encoder, has_negatives)
+    others = (row for row in METHODS.values() if row is not method and row.needs <= provided)
+    able = method_names(row for row in others if not row.judges_images(row.settings))
+    remedy = _settings_at_default(method, settings, lambda one: not method.judges_images(one))
     if method.perturb is not None:
         reason = "changes the pixels of images before it judges them, but these are embeddings of images as they are"
     else:
         reason = "looks at the patches of images, but these are embeddings of whole images"
-    raise ValueError(f"Method {method.name} {reason}; give the images, or use one of {able}.")
+    raise ValueError(f"Method {method.name} {reason}; give the images, or {remedy}use one of {able}.")
 
 
 def make_encoder(
@@ -363,6 +397,23 @@ def make_encoder(
     return DualEncoder(model, processor, device, dtype)
 
 
+def default_method(learned: LearnedPrompts | None) -> str:
+    """Find the method of a detector that names none.
+
+    Args:
+        learned ([`~clipn_hf.modeling.LearnedPrompts`], *optional*): The learned prompts of its model, if it has any.
+
+    Returns:
+        `str`: Without learned prompts `"atd"`. With them the method that they were trained for: `"clip_os"` where
+        there is an "unknown" prompt, `"gl_mcm"` for those of LoCoOp, else `"mcm"`.
+    """
+    if learned is None:
+        return "atd"
+    if learned.unknown_prompt is not None:
+        return "clip_os"
+    return "gl_mcm" if (learned.trained_with or {}).get("method") == "locoop" else "mcm"
+
+
 def method_names(methods: Iterable[Method]) -> str:
     """List methods in a sentence."""
     return ", ".join(method.name for method in methods)
@@ -379,6 +430,7 @@ __all__ = [
     "check_served",
     "check_threshold",
     "check_width",
+    "default_method",
     "is_embeddings",
     "label_positions",
     "make_encoder",

@@ -1,6 +1,6 @@
 # Copyright 2026 The clipn-hf authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a detector looked at: the patches that spoke for the labels it lists, for their "no" texts, and for negative
+"""What a detector looked at: the patches that spoke for the labels it lists, for "unknown" or "no", and for negative
 labels.
 """
 
@@ -25,10 +25,11 @@ class ExplainedResult(OODResult):
 
     Keys, besides those of [`OODResult`]:
         maps (`dict`):
-            `{"labels": {label: map, …}, "no": {label: map, …}, "negatives": {negative label: map, …}}` for the labels
-            and negative labels that the result lists, in their order; `"no"` is empty for a model without a "no" text
-            encoder. Each map is a `torch.Tensor` of shape `(rows, columns)`, float32, one value per patch of the image
-            as the model saw it, higher = speaks more for the text.
+            `{"labels": {label: map, …}, "unknown": {"unknown": map}, "no": {label: map, …}, "negatives": {negative
+            label: map, …}}` for the labels and negative labels that the result lists, in their order; `"unknown"` and
+            `"no"` are empty where the method judges by neither. Each map is a `torch.Tensor` of shape
+            `(rows, columns)`, float32, one value per patch of the image as the model saw it, higher = speaks more for
+            the text.
         overlay (`PIL.Image.Image`): The image and its heat maps, as [`~clipn_hf.heat_maps.draw_explanation`] draws it.
     """
 
@@ -59,6 +60,7 @@ def explain_results(
     patches: Tensor,
     path: MapPath,
     relative: bool = True,
+    no: bool | None = None,
 ) -> list[Explanation]:
     """Find which patches spoke for what results list.
 
@@ -75,23 +77,31 @@ def explain_results(
             As [`~clipn_hf.similarity_maps.embed_patches`] gives them for `path`.
         path (`str`): One of [`~clipn_hf.similarity_maps.MAP_PATHS`].
         relative (`bool`, *optional*, defaults to `True`):
-            As for [`~clipn_hf.similarity_maps.Explanation`]; with a single label nothing is compared.
+            As for [`~clipn_hf.similarity_maps.Explanation`]; with a single label nothing is compared, and on the path
+            `"discrepancy"`, which normalises each map by itself, comparing has no meaning.
+        no (`bool`, *optional*): Whether to explain "no"; by default where the method judges by it.
 
     Returns:
         `list` of [`~clipn_hf.similarity_maps.Explanation`], one per image.
 
     Raises:
+        TypeError: `no` for a model without a "no" text encoder.
         ValueError: As [`DualEncoder.pixel_range`].
     """
-    no_text = texts.no_text
-    if no_text is None and encoder.has_no_encoder:
+    if no and not encoder.has_no_encoder:
+        raise TypeError(
+            f'`no` needs a CLIPN, and {type(encoder.model).__name__} has no "no" text encoder; leave it out, or use '
+            "another model."
+        )
+    no_text = None if no is False else texts.no_text
+    if no and no_text is None:
         # The method does without them.
         no_text = encoder.class_embeddings(labels, texts.templates, texts.no_templates or None)[1]
     no_text = None if no_text is None else no_text.detach().cpu()
     dim = texts.text.shape[1]
     embeddings = normalize(check_image_embeddings(image_embeddings[:, :dim], dim), dim=1)
     # Compared with itself, a label leaves nothing.
-    relative = relative and len(labels) > 1
+    relative = relative and len(labels) > 1 and path != "discrepancy"
     nothing = torch.zeros_like(texts.text[0])
     common = texts.text.mean(dim=0) if relative else nothing
     pictures = seen_pictures(encoder, pixel_values)
@@ -103,6 +113,9 @@ def explain_results(
             ("label", entry["label"], entry["score"], own, common)
             for entry, own in zip(result["labels"], text, strict=True)
         ]
+        if texts.unknown is not None:
+            logits = encoder.logit_scale * (torch.cat([texts.text, texts.unknown[None]]) @ embeddings[row])
+            listed.append(("unknown", "unknown", float(logits.softmax(dim=0)[-1]), texts.unknown, common))
         if no_text is not None:
             cosines = no_text[positions] @ embeddings[row], text @ embeddings[row]
             shares = torch.sigmoid(encoder.logit_scale * (cosines[0] - cosines[1])).tolist()

@@ -15,7 +15,6 @@ from transformers.utils import logging
 from .detector_checks import (
     check_given_count,
     check_image_embeddings,
-    check_judged_by_embeddings,
     is_embeddings,
     own_embeddings,
 )
@@ -124,7 +123,7 @@ def embed_images(
     check_given_count("batch_size", batch_size)
     if is_embeddings(images):
         if to_judge:
-            check_judged_by_embeddings(detector.method, detector.settings)
+            detector.check_judged_by_embeddings()
         # As they are: scores are bit-equal to those of the same embeddings later, when they are normalised once.
         given = own_embeddings(images, detector.encoder, detector.dim)
         embeddings = check_image_embeddings(given, detector.dim)

@@ -40,7 +40,7 @@ def save_detector(
     encoder: DualEncoder | PrecomputedEncoder,
     values: Mapping[str, Any],
     tensors: Mapping[str, Tensor],
-    include_weights: bool,
+    include_weights: bool | None,
     repo_id: str,
 ) -> list[str]:
     """Write the folder of a detector, as [`OODDetector.save_pretrained`] describes it.
@@ -50,7 +50,9 @@ def save_detector(
         encoder ([`DualEncoder`]): Its model.
         values (`Mapping`): What else the detector is, of what JSON knows.
         tensors (`Mapping[str, torch.Tensor]`): Its tensors by name.
-        include_weights (`bool`): Whether to save the weights, or to name where they are.
+        include_weights (`bool`, *optional*):
+            Whether to save the weights, or to name where they are; by default they are saved, unless those of an
+            adapter.
         repo_id (`str`): The name by which the card loads it.
 
     Returns:
@@ -61,6 +63,8 @@ def save_detector(
     """
     if not isinstance(encoder, DualEncoder):
         raise TypeError(f"A detector on {type(encoder).__name__} has no model to be saved with; make it of a model.")
+    if include_weights is None:
+        include_weights = not getattr(encoder.model, "peft_config", None)
     description = encoder.describe() | _place_of_weights(encoder, folder, include_weights)
     content = {"version": importlib.metadata.version("clipn-hf"), "model": description, **values}
     outdated = _outdated_weights(folder, encoder, include_weights)
@@ -162,7 +166,7 @@ def upload_detector(folder: Path, files: list[str], repo_id: str, **hub_argument
         )
     if ADAPTER_CONFIG_NAME in files:
         base = json.loads((folder / ADAPTER_CONFIG_NAME).read_text(encoding="utf-8"))["base_model_name_or_path"]
-        if os.path.isdir(base):
+        if os.path.isdir(base) or (folder / base).is_dir():
             raise ValueError(
                 f"The adapter in {folder} is for the model in the local folder {base}, which is not on the Hub; "
                 f"publish that model and write its id into {ADAPTER_CONFIG_NAME}, or merge the adapter into its model "
@@ -216,9 +220,16 @@ def _place_of_weights(encoder: DualEncoder, folder: Path, include_weights: bool)
     adapted = bool(getattr(encoder.model, "peft_config", None))
     if include_weights:
         if adapted:
+            is_named = getattr(encoder.model, "weights_source", None) is not None
+            advice = (
+                f"Leave `include_weights` out, by which the detector names {source}"
+                if is_named
+                else "Save the adapter, and make the detector of its folder or Hub id"
+            )
             raise ValueError(
-                "The model has an adapter, whose weights are kept apart from those of its base. Save the adapter, "
-                "make the detector of its folder or Hub id, and save it with `include_weights=False`."
+                "The model has an adapter, whose weights are kept apart from those of its base, so that "
+                f"`include_weights=True` cannot save them. {advice}; or merge the adapter into its model by "
+                "`merge_and_unload()` of peft."
             )
         embedded = source == EMBEDDED_CHECKPOINT
         name = os.path.basename(os.path.abspath(source)) if local and source and not embedded else source

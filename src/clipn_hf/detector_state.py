@@ -15,11 +15,19 @@ from torch import Tensor
 from transformers.utils import logging
 
 from .calibration import Calibration
-from .detector_checks import check_image_embeddings, check_labels, check_served, check_threshold, make_encoder
+from .detector_checks import (
+    check_image_embeddings,
+    check_judged_by_embeddings,
+    check_labels,
+    check_served,
+    check_threshold,
+    make_encoder,
+)
 from .detector_negatives import Asked, PairEmbedder, make_bank, read_negatives, same_bank
 from .digests import image_processor_settings, model_digest, same_images, settings_digest
 from .encoders import DualEncoder, PrecomputedEncoder
 from .features import cached_class_embeddings, evaluation_mode
+from .local_features import LocalPath
 from .methods import Method, MethodInputs, method_inputs
 from .methods.neglabel import check_groups, effective_settings
 from .negatives import NegativeLabels
@@ -360,6 +368,15 @@ class DetectorState:
         """Whether the method needs images to judge them, and embeddings will not do."""
         return self.method.judges_images(self.settings)
 
+    def check_judged_by_embeddings(self) -> None:
+        """Check that the method can judge images of which there are embeddings alone.
+
+        Raises:
+            ValueError: It changes images before it judges them, or looks at their patches.
+        """
+        has_negatives = self._wording.negatives is not None
+        check_judged_by_embeddings(self.method, self.settings, self._encoder, has_negatives)
+
     @property
     def prepared_width(self) -> int:
         """How many numbers `embed_prepared` gives for an image."""
@@ -392,9 +409,7 @@ class DetectorState:
         """
         encoder = self.image_encoder
         if self.method.summarizes_patches(self.settings):
-            embeddings, patches = encoder.image_and_local_embeddings(inputs)
-            summary = self._summarize(patches).to(embeddings.device)
-            return torch.cat([embeddings, summary[:, None]], dim=1)
+            return self.embed_with_patches(inputs, ())[0]
         if self.method.perturb is None:
             return encoder.image_embeddings(inputs)
         settings = self.method.settings_of(self.method.perturb, self.settings)
@@ -407,6 +422,34 @@ class DetectorState:
                 part = {name: values[start : start + _IMAGES_PER_GRADIENT].clone() for name, values in inputs.items()}
                 parts.append(self.method.perturb(part["pixel_values"], self._compare_pixels(part), std, **settings))
             return encoder.image_embeddings({**inputs, "pixel_values": torch.cat(parts).detach()})
+
+    def embed_with_patches(
+        self, inputs: Mapping[str, Tensor], paths: Sequence[LocalPath], num_surgery_layers: int | None = None
+    ) -> tuple[Tensor, dict[LocalPath, Tensor]]:
+        """Embed prepared images as `embed_prepared`, and their patches, in one pass through the image encoder.
+
+        Of methods that change images before they judge them, the patches are those of the images as they are.
+
+        Args:
+            inputs (`Mapping[str, torch.Tensor]`): As [`DualEncoder.prepare_images`] gives them.
+            paths (`Sequence[str]`): As for [`DualEncoder.embeddings_on_paths`].
+            num_surgery_layers (`int`, *optional*): As for [`DualEncoder.embeddings_on_paths`].
+
+        Returns:
+            What `embed_prepared` gives, and a `dict` with the embeddings of patches on each path, and maybe on others.
+
+        Raises:
+            TypeError, ValueError: As `embed_prepared` and [`DualEncoder.embeddings_on_paths`].
+        """
+        reads_patches = self.method.summarizes_patches(self.settings)
+        needed: dict[LocalPath, None] = dict.fromkeys([*paths, "value"] if reads_patches else paths)
+        embeddings, patches = self.image_encoder.embeddings_on_paths(inputs, [*needed], num_surgery_layers)
+        if reads_patches:
+            summary = self._summarize(patches["value"]).to(embeddings.device)
+            embeddings = torch.cat([embeddings, summary[:, None]], dim=1)
+        elif self.method.perturb is not None:
+            embeddings = self.embed_prepared(inputs)
+        return embeddings, patches
 
     def _summarize(self, patches: Tensor) -> Tensor:
         """What the method keeps `(batch,)` of the embeddings `(batch, patches, dim)` of patches."""
@@ -482,7 +525,7 @@ class DetectorState:
         """Change `labels`, `templates`, `no_templates` and `negatives`, all together or, on an error, none of them."""
         self._follow_model()
         if "labels" in changes:
-            changes["labels"] = check_labels(changes["labels"], self.method)
+            changes["labels"] = check_labels(changes["labels"], self.method, self._settings)
             if changes["labels"] == self._wording.labels:
                 del changes["labels"]
         if "negatives" in changes:

@@ -40,7 +40,6 @@ from .image_inputs import concatenate_inputs, prepare_image
 from .images import ImageError, ImageSource, load_image
 from .loading import EMBEDDED_CHECKPOINT, POOLS, AutoDualEncoder, load_processor
 from .local_features import (
-    NUM_SURGERY_LAYERS,
     LocalPath,
     has_local_features,
     image_and_local_features,
@@ -163,7 +162,7 @@ class DualEncoder:
         self.logit_bias = 0.0 if bias is None else bias
         self.is_sigmoid = bias is not None
         self.source: str | None = model.name_or_path or None
-        self.revision: str | None = getattr(model.config, "_commit_hash", None)
+        self.revision: str | None = getattr(model, "hub_revision", None)
         if getattr(model, "weights_source", None) is not None:
             self.source, self.revision = model.weights_source
         self._label_embeddings: OrderedDict[tuple[Any, ...], Tensor] = OrderedDict()
@@ -403,7 +402,7 @@ class DualEncoder:
         self,
         inputs: Mapping[str, Tensor] | Tensor,
         path: LocalPath = "value",
-        num_surgery_layers: int = NUM_SURGERY_LAYERS,
+        num_surgery_layers: int | None = None,
     ) -> Tensor:
         """Embed each patch of prepared images.
 
@@ -411,7 +410,7 @@ class DualEncoder:
             inputs (`Mapping[str, torch.Tensor]` or `torch.Tensor`): As for `image_embeddings`.
             path (`"value"`, `"surgery"` or `"clip"`, *optional*, defaults to `"value"`):
                 Which way through the image encoder, see [`local_image_features`].
-            num_surgery_layers (`int`, *optional*, defaults to 6): As for [`local_image_features`].
+            num_surgery_layers (`int`, *optional*): As for [`local_image_features`].
 
         Returns:
             `torch.Tensor` of shape `(batch, patches, dim)`, float32, unit norm, on the device of the model.
@@ -422,12 +421,11 @@ class DualEncoder:
         """
         return self.image_and_local_embeddings(inputs, path, num_surgery_layers)[1]
 
-    @torch.no_grad()
     def image_and_local_embeddings(
         self,
         inputs: Mapping[str, Tensor] | Tensor,
         path: LocalPath = "value",
-        num_surgery_layers: int = NUM_SURGERY_LAYERS,
+        num_surgery_layers: int | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Embed prepared images, and each patch of them, while the model is run once.
 
@@ -435,7 +433,7 @@ class DualEncoder:
             inputs (`Mapping[str, torch.Tensor]` or `torch.Tensor`): As for `image_embeddings`.
             path (`"value"`, `"surgery"` or `"clip"`, *optional*, defaults to `"value"`):
                 As for `local_image_embeddings`.
-            num_surgery_layers (`int`, *optional*, defaults to 6): As for `local_image_embeddings`.
+            num_surgery_layers (`int`, *optional*): As for `local_image_embeddings`.
 
         Returns:
             Two `torch.Tensor`, float32, unit norm, on the device of the model: What `image_embeddings` gives, of shape
@@ -444,11 +442,37 @@ class DualEncoder:
         Raises:
             TypeError, ValueError: As `local_image_embeddings`.
         """
+        embeddings, patches = self.embeddings_on_paths(inputs, (path,), num_surgery_layers)
+        return embeddings, patches[path]
+
+    @torch.no_grad()
+    def embeddings_on_paths(
+        self,
+        inputs: Mapping[str, Tensor] | Tensor,
+        paths: Sequence[LocalPath],
+        num_surgery_layers: int | None = None,
+    ) -> tuple[Tensor, dict[LocalPath, Tensor]]:
+        """Embed prepared images, and each patch of them on several paths, while the model is run once.
+
+        Args:
+            inputs (`Mapping[str, torch.Tensor]` or `torch.Tensor`): As for `image_embeddings`.
+            paths (`Sequence[str]`): Some of `"value"`, `"surgery"` and `"clip"`.
+            num_surgery_layers (`int`, *optional*): As for `local_image_embeddings`.
+
+        Returns:
+            What `image_embeddings` gives, and a `dict` with what `local_image_embeddings` gives for each path.
+
+        Raises:
+            TypeError, ValueError: As `local_image_embeddings`.
+        """
         pixel_values = self._move(inputs)["pixel_values"]
         with torch.autocast(self.device.type, enabled=False):
-            features, local = image_and_local_features(self.model, pixel_values, (path,), num_surgery_layers)
-        patches = self._unit_norm(local[path].flatten(0, 1), "patch")  # (batch * patches, dim)
-        return self._unit_norm(features, "image"), patches.unflatten(0, local[path].shape[:2])
+            features, local = image_and_local_features(self.model, pixel_values, paths, num_surgery_layers)
+        patches: dict[LocalPath, Tensor] = {}
+        for path, found in local.items():
+            flat = self._unit_norm(found.flatten(0, 1), "patch")  # (batch * patches, dim)
+            patches[path] = flat.unflatten(0, found.shape[:2])
+        return self._unit_norm(features, "image"), patches
 
     def _move(self, inputs: Mapping[str, Tensor] | Tensor) -> dict[str, Tensor]:
         """Prepared images on the device of the model and in its dtype."""

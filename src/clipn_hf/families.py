@@ -259,6 +259,13 @@ def check_tokenizer(model: Any, tokenizer: Any) -> None:
     end_token_id = model.config.text_config.eos_token_id if hasattr(text_model, "eos_token_id") else None
     # The vocabulary of a model may be filled up to a round number. 2 stands for the highest token of a text.
     fits = len(tokenizer) <= rows <= 2 * len(tokenizer) and end_token_id in (None, 2, tokenizer.eos_token_id)
+    added = sorted(token for token, token_id in tokenizer.get_added_vocab().items() if token_id >= rows)
+    if len(tokenizer) > rows >= len(tokenizer) - len(added) and added:
+        raise ValueError(
+            f"The tokenizer does not fit the {type(model).__name__}: it has {len(tokenizer)} tokens but the model has "
+            f"{rows} rows, none of them for what was added to the tokenizer, such as {added[0]}, as for prompts that "
+            "another model has learned. Pass the processor of this model, or load both from the same place."
+        )
     if not fits:
         expected = {None: "none", 2: "the last"}.get(end_token_id, end_token_id)
         raise ValueError(

@@ -40,9 +40,12 @@ _SCALE = 62  # The bar of colours, with its numbers
 _PAPER, _INK, _FADED = "#F3F4F6", "#1A1F26", "#5A6472"
 _KINDS: dict[Kind, tuple[str, str]] = {
     "label": ("labels", "p"),
+    "unknown": ("labels", "p(unknown)"),
     "no": ('"no" texts', "p(no)"),
     "negative": ("negative labels", "share"),
 }
+# What is no label by itself.
+_NAMES: dict[Kind, str] = {"unknown": '"{}"', "no": 'no "{}"'}
 
 
 def overlay(
@@ -107,10 +110,12 @@ def draw_explanations(
     """Draw images and their heat maps: a row of panels for each, with others below for "no" and negative labels.
 
     The first panel is the image as the model saw it. Each of the others is that image with the map of a text, below
-    which stand the text, its probability and the cosine of the whole image with it. Labels and negative labels of an
-    image have the same scale of colours, which stands beside them, so that one that little speaks for stays dark; "no"
-    texts have one of their own. Where maps compare a text with others, and those of `"discrepancy"`, the scale begins
-    at 0. Of each row the first 12 maps are drawn.
+    which stand the text, its probability and the cosine of the whole image with it. The maps of labels, of "unknown",
+    which stands beside them, and of negative labels of an image have the same scale of colours, which stands beside
+    them; "no" texts have one of their own. Where maps compare a text with others the scale begins at 0, so that a text
+    that little speaks for, more than for others, stays dark. On the path `"discrepancy"` it begins at 0, too, but each
+    map goes from its least to its largest value, also that of a text for which nothing speaks. Of each row the first
+    12 maps are drawn.
 
     Small pictures are magnified pixel by pixel, large ones scaled down. Text that does not fit is shortened. The font
     is the one that ships with Pillow, which has ASCII letters only: accents are left out, other letters become
@@ -136,7 +141,7 @@ def draw_explanations(
         raise ValueError(f"`names` must be one per explanation, got {len(names)} for {len(explanations)}.")
     cells = [_fit(*explanation.image.size) for explanation in explanations]
     width = max(cell[0] for cell in cells)
-    rows = [[row[:MAX_PANELS] for kind in _KINDS if (row := each.of_kind(kind))] for each in explanations]
+    rows = [_rows(each) for each in explanations]
     panels = 1 + max(len(row) for own in rows for row in own)
     heights = [
         (_HEADING if names else 0) + len(own) * (cell[1] + _CAPTION) + (len(own) - 1) * _GAP
@@ -165,6 +170,14 @@ def draw_explanations(
     return sheet
 
 
+def _rows(explanation: Explanation) -> list[list[Evidence]]:
+    """What is drawn of an image, in rows."""
+    unknown = explanation.of_kind("unknown")
+    labels = [*explanation.of_kind("label")[: MAX_PANELS - len(unknown)], *unknown]
+    others: tuple[Kind, ...] = ("no", "negative")
+    return [row for row in (labels, *(explanation.of_kind(kind)[:MAX_PANELS] for kind in others)) if row]
+
+
 def _draw_rows(
     sheet: Image.Image,
     top: int,
@@ -186,7 +199,7 @@ def _draw_rows(
             left = _MARGIN + column * (width + _GAP)
             sheet.paste(overlay(picture, one.map, low, high), (left, top))
             name = one.text if _is_drawable(one.text) else f"{one.kind} {column}"
-            _write(sheet, left, top + cell[1] + 4, f'no "{name}"' if one.kind == "no" else name, 20, width)
+            _write(sheet, left, top + cell[1] + 4, _NAMES.get(one.kind, "{}").format(name), 20, width)
             numbers = f"{_KINDS[one.kind][1]} {one.probability:.2f}, cos {one.cosine:.2f}"
             _write(sheet, left, top + cell[1] + 30, numbers, 16, width, _FADED)
         _draw_scale(sheet, _MARGIN + (len(row) + 1) * (width + _GAP), top, cell[1], low, high)
@@ -217,12 +230,25 @@ def _draw_scale(sheet: Image.Image, left: int, top: int, height: int, low: float
 def _write_verdict(sheet: Image.Image, top: int, width: int, explanation: Explanation) -> None:
     result = explanation.result
     word = UNSURE if result["verdict"] == UNSURE else VERDICTS[result["is_ood"]].word
-    _write(sheet, _MARGIN, top, word, 20, width, VERDICTS[result["is_ood"]].color)
-    _write(sheet, _MARGIN, top + 26, f"{result['method']}, OOD score {result['ood_score']:.3g}", 16, width, _FADED)
+    _write(sheet, _MARGIN, top, f"{word} ({result['method']})", 20, width, VERDICTS[result["is_ood"]].color)
+    _write(sheet, _MARGIN, top + 26, _compare_score(result["ood_score"], result["threshold"]), 16, width, _FADED)
+
+
+def _compare_score(score: float, threshold: float | None) -> str:
+    """Such as "OOD score 0.7412 > 0.7398", with as many digits as it takes to tell both apart, but not all of them."""
+    if threshold is None:
+        return f"OOD score {score:.4g}"
+    digits = next((one for one in range(4, 8) if f"{score:.{one}g}" != f"{threshold:.{one}g}"), 4)
+    return f"OOD score {score:.{digits}g} {'>' if score > threshold else '<='} {threshold:.{digits}g}"
 
 
 def _legend(explanation: Explanation) -> str:
     """What the colours mean."""
+    if explanation.path == "discrepancy":
+        return (
+            "bright: surgery says more than clip, each from its least to its largest value in each map, so that maps "
+            "tell where, not how much; path discrepancy"
+        )
     meaning = "bright: speaks for the text"
     if explanation.relative:
         meaning += ", more than for the labels on average" if len(explanation.of_kind("label")) else ""

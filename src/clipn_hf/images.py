@@ -10,6 +10,7 @@ import functools
 import glob
 import http.client
 import io
+import itertools
 import os
 import re
 import stat
@@ -144,7 +145,8 @@ def find_images(paths: Iterable[str | os.PathLike[str]], recursive: bool = False
         recursive (`bool`, *optional*, defaults to `False`): Whether folders are searched at every depth.
 
     Returns:
-        `list[str]`: Sorted, each file once, as it was first named.
+        `list[str]`: In the order of `paths`, those of a folder or pattern sorted; each file once, as it was first
+        named.
 
     Raises:
         ImageError: A folder cannot be listed.
@@ -155,10 +157,11 @@ def find_images(paths: Iterable[str | os.PathLike[str]], recursive: bool = False
             found.setdefault(path, path)
             continue
         # A file whose real name contains brackets must not be taken for a pattern.
-        for match in [path] if os.path.lexists(path) else glob.glob(path, recursive=True) or [path]:
-            for file in _list_folder(match, recursive) if os.path.isdir(match) else [match]:
-                found.setdefault(os.path.abspath(file), file)
-    return sorted(found.values())
+        matches = [path] if os.path.lexists(path) else glob.glob(path, recursive=True) or [path]
+        files = [_list_folder(match, recursive) if os.path.isdir(match) else [match] for match in matches]
+        for file in sorted(itertools.chain.from_iterable(files)):
+            found.setdefault(os.path.abspath(file), file)
+    return [*found.values()]
 
 
 class NumberedImages(Dataset[tuple[int, ImageSource]]):

@@ -3,6 +3,7 @@
 """Dual encoders from folders and repositories: whole checkpoints, and peft adapters with their base models."""
 
 import importlib.resources
+import itertools
 import json
 import os
 from pathlib import Path
@@ -20,14 +21,17 @@ from transformers.utils import (
     WEIGHTS_NAME,
     logging,
 )
+from transformers.utils.hub import extract_commit_hash
 from transformers.utils.peft_utils import ADAPTER_CONFIG_NAME
 
 from .detector_files import DETECTOR_NAME, TENSORS_NAME, read_detector
 from .families import is_dual_encoder
+from .hub_names import is_hub_id
 from .modeling import CLIPNModel, IncompleteCheckpointError
-from .modeling.completeness import check_complete, refuse_damaged
+from .modeling.completeness import FIX, check_complete, refuse_damaged
 from .modeling.context_tokens import add_placeholders, token_ids
 from .modeling.learned_prompts import (
+    LEARNED_PROMPTS_NAME,
     LearnedPrompts,
     attach_learned_prompts,
     find_learned_prompts,
@@ -64,8 +68,9 @@ class AutoDualEncoder(AutoModel):
 
         The folder or repository of a detector that was saved without weights loads the model that it names; its
         `detector_source` is that of the detector, its `weights_source` that of the model, a Hub id or folder with its
-        revision, as for adapters. The `detector_folder` of a model is that in which the files of a detector were
-        found beside it, else None.
+        revision, as for adapters. The `hub_revision` of a model is the commit of the repository that its own weights
+        come from, not those of an adapter on it; None for folders. The `detector_folder` of a model is that in which
+        the files of a detector were found beside it, else None.
 
         Raises:
             IncompleteCheckpointError:
@@ -85,7 +90,7 @@ class AutoDualEncoder(AutoModel):
         adapter = _read_adapter(source, kwargs)
         if adapter is not None:
             model = _load_adapted(source, adapter, kwargs)
-            model.weights_source = source, kwargs.get("revision")
+            model.weights_source = source, _find_commit(source, kwargs) or kwargs.get("revision")
             return model
         try:
             # Names and shapes that do not fit are reported, and refused then.
@@ -118,6 +123,7 @@ class AutoDualEncoder(AutoModel):
                 f"The checkpoint {source} is not one that embeds both images and texts, but one part of such a model "
                 "at most. Give a CLIPNModel, a CLIPModel, a SiglipModel or another dual encoder."
             ) from error
+        model.hub_revision = _find_commit(source, kwargs)
         if is_dual_encoder(model):
             # Models of other kinds are refused for what they are; what they lack would be misleading.
             check_complete(source, type(model).__name__, report["missing_keys"], report["mismatched_keys"])
@@ -125,6 +131,32 @@ class AutoDualEncoder(AutoModel):
             if learned is not None:
                 attach_learned_prompts(model, learned)
         return model
+
+
+def peek_learned_prompts(source: str | os.PathLike[str], **hub_arguments: Any) -> LearnedPrompts | None:
+    """Read what is known of the learned prompts of a model, without loading it.
+
+    Args:
+        source (`str` or `os.PathLike`): Hub id or folder of a model or adapter.
+        hub_arguments: `revision`, `token`, … of `from_pretrained`.
+
+    Returns:
+        [`LearnedPrompts`] of the adapter, else of the model, or of the base model of the adapter; None without any.
+
+    Raises:
+        IncompleteCheckpointError: What there is of them is damaged.
+    """
+    source = os.fspath(source)
+    is_here = os.path.isdir(source) or find_file(source, LEARNED_PROMPTS_NAME, **hub_arguments) is not None
+    if not is_here and not _is_known_to_lack(source, LEARNED_PROMPTS_NAME, hub_arguments):
+        # The Hub cannot be reached, which takes long to find out for each file.
+        hub_arguments["local_files_only"] = True
+    learned = load_learned_prompts(source, **hub_arguments)
+    adapter = _read_adapter(source, hub_arguments)
+    base = None if adapter is None else adapter.get("base_model_name_or_path")
+    if learned is not None or adapter is None or base is None:
+        return learned
+    return peek_learned_prompts(_find_base(source, base), **{**hub_arguments, "revision": adapter.get("revision")})
 
 
 def load_processor(source: str | os.PathLike[str], **hub_arguments: Any) -> Any:
@@ -146,6 +178,20 @@ def load_processor(source: str | os.PathLike[str], **hub_arguments: Any) -> Any:
             f"The processor of {os.fspath(source)} cannot be loaded: {reason.rstrip('.')}. Install what it needs, put "
             "processor_config.json, tokenizer.json and tokenizer_config.json of the model there, or pass `processor`."
         ) from error
+
+
+def _find_commit(source: str, kwargs: dict[str, Any]) -> str | None:
+    """The commit of a repository that was just downloaded; None for folders."""
+    if os.path.isdir(source):
+        return None
+    # Not asked for at the Hub, where there may be a new one by now.
+    for name in (CONFIG_NAME, ADAPTER_CONFIG_NAME):
+        if kwargs.get("subfolder"):
+            name = f"{kwargs['subfolder']}/{name}"
+        file = try_to_load_from_cache(source, name, cache_dir=kwargs.get("cache_dir"), revision=kwargs.get("revision"))
+        if isinstance(file, str):
+            return extract_commit_hash(file, None)
+    return None
 
 
 def _find_detector(source: str, kwargs: dict[str, Any]) -> str | None:
@@ -217,9 +263,7 @@ def _load_adapted(source: str, adapter: dict[str, Any], kwargs: dict[str, Any]) 
             f'`PeftModel.from_pretrained(base, "{source}")` and pass that model and its processor, or write the name '
             f"to `base_model_name_or_path` in its {ADAPTER_CONFIG_NAME}."
         )
-    if is_embedded_checkpoint(base) and not os.path.isdir(base):
-        # On another machine the package is in another place.
-        base = EMBEDDED_CHECKPOINT
+    base = _find_base(source, base)
     hub_arguments = select_hub_arguments(kwargs)
     base_arguments = {name: value for name, value in kwargs.items() if name not in ("config", "subfolder", "revision")}
     base_arguments["revision"] = adapter.get("revision")
@@ -248,10 +292,13 @@ def _load_adapted(source: str, adapter: dict[str, Any], kwargs: dict[str, Any]) 
         learned = None
     if learned is not None:
         processor = _fit_learned_prompts(source, base, model, processor, learned, select_hub_arguments(base_arguments))
-    elif isinstance(model, CLIPNModel) and processor is not None:
+    elif processor is not None and _needs_tokens(model, processor.tokenizer):
         fit_vocabulary(model, processor.tokenizer)
-    if learned is not None or isinstance(model, CLIPNModel):
+    if isinstance(model, CLIPModel):
         _check_tokens(source, adapter, model)
+        if find_learned_prompts(model) is None and learned is None and processor is not None:
+            pools = [(prompts or {}).get(name) or getattr(processor, name, None) or () for name in POOLS]
+            _warn_of_unused_tokens(source, adapter, processor.tokenizer, [*itertools.chain(*pools)])
     if isinstance(model, CLIPNModel):
         for name in POOLS:
             # Tokens that were added to the templates are known to the adapter, not to its base.
@@ -269,6 +316,29 @@ def _load_adapted(source: str, adapter: dict[str, Any], kwargs: dict[str, Any]) 
     if learned is not None:
         attach_learned_prompts(model, learned)
     return model
+
+
+def _find_base(source: str, named: str) -> str:
+    """The folder or Hub id of the base model that an adapter names.
+
+    Raises:
+        IncompleteCheckpointError: It is a folder, and there is none.
+    """
+    if os.path.isdir(named):
+        return named
+    if is_embedded_checkpoint(named):
+        # On another machine the package is in another place.
+        return EMBEDDED_CHECKPOINT
+    beside = os.path.join(os.path.realpath(source), named)
+    if os.path.isdir(source) and os.path.isdir(beside):
+        return os.path.normpath(beside)
+    # The Hub would be asked in vain for what can only be a folder.
+    if not is_hub_id(named):
+        raise IncompleteCheckpointError(
+            f"The base model {named} of the adapter {source} cannot be loaded (there is no such folder). Put it "
+            f"there, or correct `base_model_name_or_path` in the {ADAPTER_CONFIG_NAME} of the adapter."
+        )
+    return named
 
 
 def _fit_learned_prompts(
@@ -298,6 +368,17 @@ def _fit_learned_prompts(
     except ValueError as error:
         raise IncompleteCheckpointError(f"The adapter {source} is incomplete: {error}") from error
     fit_vocabulary(model, processor.tokenizer)
+    text_model: Any = model.text_model
+    found = {
+        "vocab_size": text_model.get_input_embeddings().num_embeddings,
+        "eos_token_id": processor.tokenizer.eos_token_id,
+    }
+    for name, value in found.items():
+        if value != getattr(learned, name):
+            raise IncompleteCheckpointError(
+                f"The adapter {source} is damaged: its {LEARNED_PROMPTS_NAME} says `{name}` {getattr(learned, name)}, "
+                f"but with its tokenizer the model has {value}. {FIX}"
+            )
     return processor
 
 
@@ -335,10 +416,39 @@ def _infer_prompts(source: str, adapter: dict[str, Any], processor: Any | None) 
     return {"no_prompt_type": "learnable", **pools}
 
 
-def _check_tokens(source: str, adapter: dict[str, Any], model: CLIPModel) -> None:
+def _needs_tokens(model: Any, tokenizer: Any) -> bool:
+    """Whether a model is to be fitted to the tokenizer of an adapter without learned prompts."""
+    if isinstance(model, CLIPNModel):
+        return True
+    if not isinstance(model, CLIPModel):
+        return False
+    # Without new tokens a CLIP keeps its `eos_token_id`, which is part of what a detector knows it by.
+    text_model: Any = model.text_model
+    return len(tokenizer) > int(text_model.get_input_embeddings().num_embeddings)
+
+
+def _trained_tokens(adapter: dict[str, Any]) -> list[int]:
+    """The ids of the tokens whose embeddings an adapter holds."""
     indices = adapter.get("token_indices") or adapter.get("trainable_token_indices") or []
     if isinstance(indices, dict):
         indices = [index for values in indices.values() for index in values]
+    return list(indices)
+
+
+def _warn_of_unused_tokens(source: str, adapter: dict[str, Any], tokenizer: Any, templates: list[str]) -> None:
+    """Say that tokens which were trained are in no text: what tells of the prompts may be missing."""
+    tokens = tokenizer.convert_ids_to_tokens(_trained_tokens(adapter))
+    unused = [token for token in tokens if not any(token in template for template in templates)]
+    if unused:
+        logger.warning(
+            f"The adapter {source} has embeddings of {len(unused)} tokens, such as {unused[0]}, that no prompt has: "
+            f"it has no {LEARNED_PROMPTS_NAME}, and its templates are without them. Put that file of the adapter "
+            "there, or give `templates` that have these tokens."
+        )
+
+
+def _check_tokens(source: str, adapter: dict[str, Any], model: CLIPModel) -> None:
+    indices = _trained_tokens(adapter)
     text_config: Any = model.config.text_config
     if indices and max(indices) >= text_config.vocab_size:
         raise IncompleteCheckpointError(
@@ -348,4 +458,4 @@ def _check_tokens(source: str, adapter: dict[str, Any], model: CLIPModel) -> Non
         )
 
 
-__all__ = ["EMBEDDED_CHECKPOINT", "AutoDualEncoder", "load_processor"]
+__all__ = ["EMBEDDED_CHECKPOINT", "AutoDualEncoder", "load_processor", "peek_learned_prompts"]

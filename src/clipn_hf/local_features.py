@@ -44,6 +44,7 @@ class _Tower:
     norm: Any
     projection: Any
     patch_size: tuple[int, int]
+    channels: int | None
 
 
 def has_local_features(model: Any) -> bool:
@@ -62,7 +63,7 @@ def local_image_features(
     model: Any,
     pixel_values: Tensor,
     path: LocalPath = "value",
-    num_surgery_layers: int = NUM_SURGERY_LAYERS,
+    num_surgery_layers: int | None = None,
     interpolate_pos_encoding: bool = False,
 ) -> Tensor:
     r"""Embed each patch of images in the space of the texts.
@@ -81,8 +82,8 @@ def local_image_features(
             Gradients flow to its weights and to the pixels.
         pixel_values (`torch.Tensor` of shape `(batch, channels, height, width)`): As its image processor gives them.
         path (`"value"`, `"surgery"` or `"clip"`, *optional*, defaults to `"value"`): Which way to go.
-        num_surgery_layers (`int`, *optional*, defaults to 6):
-            How many of the last blocks the path `"surgery"` goes around, 1 to all.
+        num_surgery_layers (`int`, *optional*):
+            How many of the last blocks the path `"surgery"` goes around, 1 to all; by default 6, or all of fewer.
         interpolate_pos_encoding (`bool`, *optional*, defaults to `False`):
             Whether images may have another size than those that the model was trained on.
 
@@ -93,8 +94,8 @@ def local_image_features(
     Raises:
         TypeError: The image encoder has no patches, no class token, or is otherwise not built as that of CLIP; or an
             argument is of another type.
-        ValueError: `path` is none of these, `num_surgery_layers` out of range, or the size of the images not a
-            multiple of that of a patch, or not that of the model.
+        ValueError: `path` is none of these, `num_surgery_layers` out of range, there are no images, or they have
+            another number of channels, or a size that is not a multiple of that of a patch, or not that of the model.
 
     Example:
 
@@ -116,7 +117,7 @@ def image_and_local_features(
     model: Any,
     pixel_values: Tensor,
     paths: Sequence[LocalPath] = ("value",),
-    num_surgery_layers: int = NUM_SURGERY_LAYERS,
+    num_surgery_layers: int | None = None,
     interpolate_pos_encoding: bool = False,
 ) -> tuple[Tensor, dict[LocalPath, Tensor]]:
     """Embed images, and each patch of them on several paths, while the model is run once.
@@ -125,7 +126,7 @@ def image_and_local_features(
         model: As for `local_image_features`.
         pixel_values (`torch.Tensor` of shape `(batch, channels, height, width)`): As for `local_image_features`.
         paths (`Sequence[str]`, *optional*, defaults to `("value",)`): Some of `"clip"`, `"value"` and `"surgery"`.
-        num_surgery_layers (`int`, *optional*, defaults to 6): As for `local_image_features`.
+        num_surgery_layers (`int`, *optional*): As for `local_image_features`.
         interpolate_pos_encoding (`bool`, *optional*, defaults to `False`): As for `local_image_features`.
 
     Returns:
@@ -171,7 +172,8 @@ def patch_grid(model: Any, pixel_values: Tensor) -> tuple[int, int]:
 
     Raises:
         TypeError: As `local_image_features`.
-        ValueError: The size of the images is not a multiple of that of a patch.
+        ValueError: There are no images, they have another number of channels, or a size that is not a multiple of that
+            of a patch.
     """
     return _grid(_tower(model), pixel_values)
 
@@ -263,17 +265,28 @@ def _grid(tower: _Tower, pixel_values: Tensor) -> tuple[int, int]:
         raise TypeError(f"{expected}, got {type(pixel_values).__name__}; let the image processor make one.")
     if pixel_values.ndim != 4:
         raise ValueError(f"{expected}, got {tuple(pixel_values.shape)}; let the image processor make one.")
-    height, width = pixel_values.shape[-2:]
+    images, channels, height, width = pixel_values.shape
+    if not images:
+        raise ValueError("`pixel_values` has no images; give at least one.")
+    if tower.channels is not None and channels != tower.channels:
+        raise ValueError(
+            f"`pixel_values` have {channels} channels, but the model takes {tower.channels}; convert the images, such "
+            "as to RGB, and let the image processor prepare them."
+        )
     high, wide = tower.patch_size
     if height % high or width % wide or not height or not width:
         raise ValueError(
             f"`pixel_values` are {height} x {width} pixels, which is not a multiple of a patch of {high} x {wide}, so "
-            "that the model would not see their lower or right edge; resize the images to a multiple of it."
+            "that the model would not see their lower or right edge; resize the images to a multiple of it, such as "
+            f"{max(1, height // high) * high} x {max(1, width // wide) * wide}, and if that is not the size which the "
+            "model was trained on, give `interpolate_pos_encoding=True`."
         )
     return height // high, width // wide
 
 
 def _check_layers(num_surgery_layers: object, layers: int) -> int:
+    if num_surgery_layers is None:
+        return min(NUM_SURGERY_LAYERS, layers)
     if isinstance(num_surgery_layers, bool) or not isinstance(num_surgery_layers, int):
         raise TypeError(
             f"`num_surgery_layers` must be a whole number, got {type(num_surgery_layers).__name__} "
@@ -319,7 +332,7 @@ def _find_tower(model: Any) -> _Tower | str:
     if lacking:
         return f"the blocks of its image encoder {name} have no {', '.join(lacking)}"
     high, wide = convolution.kernel_size
-    return _Tower(blocks, norm, projection, (high, wide))
+    return _Tower(blocks, norm, projection, (high, wide), getattr(convolution, "in_channels", None))
 
 
 def _part(module: Any, path: str) -> Any:

@@ -14,14 +14,14 @@ from transformers import CLIPProcessor, Pipeline, pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .detector import PUBLISHING_OPTIONS, TOP_K, TOP_NEGATIVES, OODDetector, OODResult
-from .detector_checks import check_count, check_given_count
+from .detector_checks import check_count, check_given_count, default_method
 from .detector_explanations import ExplainedResult, explained
 from .detector_files import read_detector
 from .encoders import EMBEDDED_CHECKPOINT, EMBEDDED_NOTICE, AutoDualEncoder, DualEncoder
 from .images import NumberedImages, image_of, number_images
 from .methods import METHODS, get_method, unknown_argument
 from .prompts import validate_labels
-from .similarity_maps import DEFAULT_PATH, MAP_PATHS, MapPath, embed_patches
+from .similarity_maps import DEFAULT_PATH, MAP_PATHS, MapPath
 
 TASK = "ood-detection"
 CALL_OPTIONS = (
@@ -111,7 +111,8 @@ class OODPipeline(Pipeline):
             candidate_labels (`Sequence[str]`): The known classes. They are encoded once, and kept for later calls. May
                 be left out for a detector that was saved.
             method (`str`, *optional*):
-                A key of `clipn_hf.methods.METHODS`; by default that of the detector, else `"atd"`.
+                A key of `clipn_hf.methods.METHODS`; by default that of the detector, else as in [`OODDetector`]:
+                `"atd"`, or that which learned prompts were trained for.
             threshold (`float`, *optional*):
                 The score above which an image is OOD, strictly. By default that of the detector, else the
                 threshold-free rule of the method decides, where it has one.
@@ -149,7 +150,8 @@ class OODPipeline(Pipeline):
         # As elsewhere in transformers, None stands for the default; for `top_k` it means all.
         options = {name: value for name, value in options.items() if value is not None or name == "top_k"}
         settings = {name: value for name, value in options.items() if name not in CALL_OPTIONS}
-        method = "atd" if self.detector is None else self.detector.method.name
+        learned = self.encoder.learned_prompts
+        method = default_method(learned) if self.detector is None else self.detector.method.name
         get_method(options.get("method", method)).resolve_settings(settings, CALL_OPTIONS)
         labels, top_k = options.pop("candidate_labels", None), options.pop("top_k", TOP_K)
         top_negatives = options.pop("top_negatives", TOP_NEGATIVES)
@@ -191,11 +193,14 @@ class OODPipeline(Pipeline):
     def _forward(  # type: ignore[override]
         self, model_inputs: dict[str, Tensor], detector: OODDetector, path: MapPath | None
     ) -> dict[str, Tensor]:
-        outputs = {"image_embeddings": detector.embed_prepared(model_inputs)}
-        if path is not None:
-            outputs["patches"] = embed_patches(detector.image_encoder, model_inputs, path)
-            outputs["pixel_values"] = model_inputs["pixel_values"]
-        return outputs
+        if path is None:
+            return {"image_embeddings": detector.embed_prepared(model_inputs)}
+        embeddings, patches = detector.embed_to_explain(model_inputs, path)
+        return {
+            "image_embeddings": embeddings,
+            "patches": patches,
+            "pixel_values": model_inputs["pixel_values"],
+        }
 
     def postprocess(  # type: ignore[override]
         self,
@@ -236,7 +241,7 @@ class OODPipeline(Pipeline):
             self.model.save_pretrained(save_directory, **kwargs)
             self.encoder.processor.save_pretrained(save_directory)
         else:
-            self.detector.save_pretrained(save_directory, not getattr(self.model, "peft_config", None))
+            self.detector.save_pretrained(save_directory)
         if push_to_hub:
             if "max_shard_size" in kwargs:
                 publishing["max_shard_size"] = kwargs["max_shard_size"]
@@ -254,8 +259,7 @@ class OODPipeline(Pipeline):
         """
         if self.detector is None:
             return str(super().push_to_hub(repo_id, **kwargs))
-        include_weights = not getattr(self.model, "peft_config", None)
-        return self.detector.push_to_hub(repo_id, include_weights, **kwargs)
+        return self.detector.push_to_hub(repo_id, **kwargs)
 
 
 def _explaining_path(explain: object) -> MapPath | None:

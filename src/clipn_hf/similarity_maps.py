@@ -9,7 +9,9 @@ CLIP compares an image with a text as a whole. Each of its patches can be compar
   goes by.
 - `"clip"`: CLIP's own last states of the patches. Known to be inverted: the background scores high and the thing low,
   so that it shows what is wrong with them rather than what the model looked at.
-- `"discrepancy"`: the map of `"surgery"` minus that of `"clip"`, each min–max normalised to [0, 1] over the patches.
+- `"value"`: the last block without its attention. What GL-MCM judges by, and CLIP-OS with that.
+- `"discrepancy"`: the map of `"surgery"` minus that of `"clip"`, each min–max normalised to [0, 1] over the patches,
+  whatever it was before: it says where on an image, not how much.
 
 CLIP Surgery: Li et al., "A closer look at the explainability of Contrastive Language-Image Pre-training", Pattern
 Recognition 2025, https://arxiv.org/abs/2304.05653. The discrepancy is that of CLIP-OS,
@@ -36,16 +38,19 @@ from torch import Tensor
 from .detector_checks import check_given_count
 from .encoders import DualEncoder
 from .images import image_of, number_images
-from .local_features import NUM_SURGERY_LAYERS, LocalPath, patch_grid
+from .local_features import LocalPath, patch_grid
+from .scores._rows import min_max
 
-MapPath = Literal["surgery", "discrepancy", "clip"]
-Kind = Literal["label", "no", "negative"]
+MapPath = Literal["surgery", "value", "discrepancy", "clip"]
+Kind = Literal["label", "unknown", "no", "negative"]
 
 MAP_PATHS: tuple[MapPath, ...] = get_args(MapPath)
 DEFAULT_PATH: MapPath = "surgery"
 
-_LOCAL_PATHS: Mapping[MapPath, tuple[LocalPath, ...]] = {
+# The ways through the image encoder that maps are made of.
+PATHS_OF_MAPS: Mapping[MapPath, tuple[LocalPath, ...]] = {
     "surgery": ("surgery",),
+    "value": ("value",),
     "discrepancy": ("surgery", "clip"),
     "clip": ("clip",),
 }
@@ -113,11 +118,13 @@ class Evidence:
     """What one text has to do with an image, as a whole and patch by patch.
 
     Args:
-        kind (`"label"`, `"no"` or `"negative"`): Whether it is a label, the "no" text of one, or a negative label.
-        text (`str`): The label, or negative label.
+        kind (`"label"`, `"unknown"`, `"no"` or `"negative"`):
+            Whether it is a label, the learned "unknown" prompt, the "no" text of a label, or a negative label.
+        text (`str`): The label, or negative label; "unknown" for the prompt.
         probability (`float`):
-            Of a label, its softmax probability among all labels; of "no", the probability that the image does not show
-            the label, by CLIPN; of a negative label, its share among all labels and negative labels.
+            Of a label, its softmax probability among all labels; of the "unknown" prompt, that among all labels and
+            it; of "no", the probability that the image does not show the label, by CLIPN; of a negative label, its
+            share among all labels and negative labels.
         cosine (`float`): That of the whole image with the text.
         map (`torch.Tensor` of shape `(rows, columns)`): Float32, on the CPU, higher = speaks more for the text.
     """
@@ -141,12 +148,12 @@ class Explanation:
     Args:
         image (`PIL.Image.Image`): The image as the model saw it, after resizing and cropping.
         result (`OODResult`): What the detector says about it.
-        evidence (`tuple[Evidence, ...]`): First the labels, then their "no" texts, then the negative labels, each in
-            the order of the result.
+        evidence (`tuple[Evidence, ...]`): First the labels, then the "unknown" prompt, the "no" texts of the labels
+            and the negative labels, each in the order of the result.
         path (`str`): One of `MAP_PATHS`.
         relative (`bool`):
-            Whether maps say what speaks for a text more than for what it competes with: the mean of all labels for
-            labels and negative labels, the label itself for its "no" text.
+            Whether maps say what speaks for a text more than for what it competes with: the label itself for its "no"
+            text, the mean of all labels for all others.
     """
 
     image: Image.Image
@@ -163,9 +170,10 @@ class Explanation:
         """Arrange the maps by kind and text, as `pipeline(…, explain=True)` returns them.
 
         Returns:
-            `dict`: `{"labels": {label: map, …}, "no": {label: map, …}, "negatives": {negative label: map, …}}`.
+            `dict`: `{"labels": {label: map, …}, "unknown": {"unknown": map}, "no": {label: map, …}, "negatives":
+            {negative label: map, …}}`, of which all but the first may be empty.
         """
-        names: dict[str, Kind] = {"labels": "label", "no": "no", "negatives": "negative"}
+        names: dict[str, Kind] = {"labels": "label", "unknown": "unknown", "no": "no", "negatives": "negative"}
         return {name: {one.text: one.map for one in self.of_kind(kind)} for name, kind in names.items()}
 
 
@@ -185,16 +193,16 @@ def similarity_maps(
     r"""Compare each patch of images with labels, or with any other texts.
 
     \\( M_j = \cos(z, g_j) \\) for the patches \\( z \\) of an image and the text embedding \\( g_j \\), on the paths
-    `"surgery"` and `"clip"`. On `"discrepancy"` it is \\( \operatorname{minmax}(M_j^{surgery}) -
-    \operatorname{minmax}(M_j^{clip}) \\) with the least and the largest value of each map at 0 and 1; a map without
-    any differences is 0 then.
+    `"surgery"`, `"value"` and `"clip"`. On `"discrepancy"` it is \\( \operatorname{minmax}(M_j^{surgery}) -
+    \operatorname{minmax}(M_j^{clip}) \\) with the least and the largest value of each map at 0 and 1; a map whose
+    values differ by no more than rounding makes is 0 then.
 
     Args:
         images:
             One image or many: whatever [`~clipn_hf.images.load_image`] reads, or a list, iterator or dataset of these,
             as [`~clipn_hf.images.number_images`] describes.
         labels (`Sequence[str]`): Labels, negative labels or anything else that fits the templates.
-        path (`"surgery"`, `"discrepancy"` or `"clip"`, *optional*, defaults to `"surgery"`):
+        path (`"surgery"`, `"value"`, `"discrepancy"` or `"clip"`, *optional*, defaults to `"surgery"`):
             As the module describes it. Maps of `"clip"` are inverted.
         model ([`DualEncoder`], `str` or `os.PathLike`, *optional*):
             An encoder, or the Hub id or folder of a model; by default the checkpoint inside this package.
@@ -204,14 +212,14 @@ def similarity_maps(
             Whether to compare with the "no" texts of a CLIPN in place of the texts.
         relative (`bool`, *optional*, defaults to `False`):
             Whether to take off the mean over all `labels`, of which there must be two at least; from "no" texts the
-            text itself of the same label.
+            text itself of the same label. Not for `"discrepancy"`.
         num_surgery_layers (`int`, *optional*):
             How many of the last blocks the path `"surgery"` goes around; by default 6, or all of fewer.
         batch_size (`int`, *optional*, defaults to 32): Images per pass through the model.
 
     Returns:
         `torch.Tensor` of shape `(images, labels, rows, columns)`, float32, on the CPU; higher = speaks more for the
-        label. In [-1, 1], with `relative=True` in [-2, 2] but for `"discrepancy"`. Rows and columns are those of the
+        label. In [-1, 1], with `relative=True` in [-2, 2]. Rows and columns are those of the
         patches of what the model sees, which for most models is the middle of an image that is not square.
 
     Raises:
@@ -233,6 +241,11 @@ def similarity_maps(
     """
     check_path(path)
     check_given_count("batch_size", batch_size)
+    if relative and path == "discrepancy":
+        raise ValueError(
+            '`relative` has no meaning for the path "discrepancy", which normalises each map by itself; give '
+            "`relative=False`, or another `path`."
+        )
     if not (model is None or isinstance(model, DualEncoder | str | os.PathLike)):
         raise TypeError(
             f"`model` must be a DualEncoder, or the Hub id or folder of a model, got {type(model).__name__}; give "
@@ -284,7 +297,7 @@ def embed_patches(
     Args:
         encoder ([`DualEncoder`]): Embeds them.
         inputs (`Mapping[str, torch.Tensor]`): As [`DualEncoder.prepare_images`] gives them.
-        path (`"surgery"`, `"discrepancy"` or `"clip"`, *optional*, defaults to `"surgery"`): As for `similarity_maps`.
+        path (`str`, *optional*, defaults to `"surgery"`): One of `MAP_PATHS`, as for `similarity_maps`.
         num_surgery_layers (`int`, *optional*): As for `similarity_maps`.
 
     Returns:
@@ -295,12 +308,27 @@ def embed_patches(
         TypeError, ValueError: As `similarity_maps`.
     """
     check_path(path)
-    if num_surgery_layers is None:
-        blocks = getattr(getattr(getattr(encoder.model, "vision_model", None), "encoder", None), "layers", None)
-        num_surgery_layers = min(NUM_SURGERY_LAYERS, len(blocks)) if blocks else NUM_SURGERY_LAYERS
-    rows, columns = patch_grid(encoder.model, inputs["pixel_values"])
-    patches = [encoder.local_image_embeddings(inputs, local, num_surgery_layers) for local in _LOCAL_PATHS[path]]
-    return torch.stack(patches, dim=1).unflatten(2, (rows, columns))
+    _, patches = encoder.embeddings_on_paths(inputs, PATHS_OF_MAPS[path], num_surgery_layers)
+    return arrange_patches(encoder, inputs, patches, path)
+
+
+def arrange_patches(
+    encoder: DualEncoder, inputs: Mapping[str, Tensor], patches: Mapping[LocalPath, Tensor], path: MapPath
+) -> Tensor:
+    """Put patches that are embedded into rows and columns, for maps of a path.
+
+    Args:
+        encoder ([`DualEncoder`]): Embedded them.
+        inputs (`Mapping[str, torch.Tensor]`): The images, as [`DualEncoder.prepare_images`] gives them.
+        patches (`Mapping[str, torch.Tensor]`):
+            What [`DualEncoder.embeddings_on_paths`] gave, of `PATHS_OF_MAPS[path]` at least.
+        path (`str`): One of `MAP_PATHS`.
+
+    Returns:
+        `torch.Tensor` of shape `(batch, paths, rows, columns, dim)`: As `embed_patches` gives it.
+    """
+    grid = patch_grid(encoder.model, inputs["pixel_values"])
+    return torch.stack([patches[local] for local in PATHS_OF_MAPS[path]], dim=1).unflatten(2, grid)
 
 
 def compare_patches(patches: Tensor, texts: Tensor) -> Tensor:
@@ -313,7 +341,7 @@ def compare_patches(patches: Tensor, texts: Tensor) -> Tensor:
 
     Returns:
         `torch.Tensor` of shape `(batch, texts, rows, columns)`, float32, on the CPU: the products of both; of two
-        paths the difference of both after [`min_max`].
+        paths the difference of both, each brought to [0, 1] before.
     """
     # Float32 means float32, also where the user computes in another dtype.
     with torch.autocast(patches.device.type, enabled=False):
@@ -321,20 +349,7 @@ def compare_patches(patches: Tensor, texts: Tensor) -> Tensor:
     maps = products.movedim(-1, 1).cpu()  # (batch, texts, paths, rows, columns)
     if maps.shape[2] == 1:
         return maps[:, :, 0].contiguous()
-    return min_max(maps[:, :, 0]) - min_max(maps[:, :, 1])
-
-
-def min_max(maps: Tensor) -> Tensor:
-    """Bring the least and the largest value of each map to 0 and 1.
-
-    Args:
-        maps (`torch.Tensor` of shape `(..., rows, columns)`): Of any range.
-
-    Returns:
-        `torch.Tensor` of the same shape, in [0, 1]; a map without any differences becomes 0.
-    """
-    low, high = maps.amin(dim=(-2, -1), keepdim=True), maps.amax(dim=(-2, -1), keepdim=True)
-    return torch.where(high > low, (maps - low) / (high - low), 0.0)
+    return min_max(maps[:, :, 0], (-2, -1)) - min_max(maps[:, :, 1], (-2, -1))
 
 
 def find_region(values: Tensor) -> Region:
@@ -394,16 +409,17 @@ def seen_pictures(encoder: DualEncoder, pixel_values: Tensor) -> list[Image.Imag
 __all__ = [
     "DEFAULT_PATH",
     "MAP_PATHS",
+    "PATHS_OF_MAPS",
     "Evidence",
     "Explanation",
     "Kind",
     "MapPath",
     "Region",
+    "arrange_patches",
     "check_path",
     "compare_patches",
     "embed_patches",
     "find_region",
-    "min_max",
     "seen_pictures",
     "similarity_maps",
 ]

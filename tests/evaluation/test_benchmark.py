@@ -219,7 +219,7 @@ def test_every_method_is_served_or_skipped_with_a_reason(
         "gl_mcm, odin (need to be named in `methods`, because all images have to go through the model again)",
         "csp, negrefine (need the corpus csp, in place of which the suite has another one)",
         "sigmoid, joint_energy (need a model that was trained with a sigmoid loss, such as SigLIP)",
-        'clip_os (needs a model with a learnt "unknown" prompt, such as CLIP-OS trains)',
+        'clip_os (needs a model with a learned "unknown" prompt, such as CLIP-OS trains)',
     ]
     left_out = {"atd", "ctw", "gl_mcm", "csp", "negrefine", "sigmoid", "joint_energy", "odin", "plp", "clip_os"}
     assert {*methods, *left_out} == set(benchmark.METHODS) and "neglabel" in methods

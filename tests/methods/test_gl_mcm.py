@@ -194,7 +194,8 @@ def test_settings_may_decide_whether_patches_are_read(
     without = OODDetector(without_patches, LABELS, "sometimes")
     assert without.score(files).shape == (len(files),)
     for use in (without.with_changes, partial(OODDetector, without_patches, LABELS, "sometimes")):
-        with pytest.raises(ValueError, match="^Method sometimes needs images, .* got SiglipModel; give a CLIP whose"):
+        message = "^Method sometimes needs images, .* got SiglipModel; give `local_weight=0.0`, or give a CLIP whose"
+        with pytest.raises(ValueError, match=message):
             use(local_weight=2.0)
 
 

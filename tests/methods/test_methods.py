@@ -175,6 +175,10 @@ def other_value(method: Method, name: str) -> Any:
     return 2 * parameter.default or 1
 
 
+# What else has to be given for a setting to have an effect, where it is refused without.
+NEEDED_SETTINGS = {("clip_os", "local_weight"): {"combination": "gl_mcm"}}
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_row_is_complete(name: str) -> None:
     method = METHODS[name]
@@ -236,7 +240,7 @@ def test_the_highest_score_is_reached_and_not_exceeded(method: Method) -> None:
         no_logits=None if given.no_logits is None else torch.full_like(given.no_logits, 100),
         negative_embeddings=None if given.negative_embeddings is None else given.image_embeddings[:1],
         image_embeddings=given.image_embeddings[:1].expand(6, DIM),
-        unknown_similarity=None if given.unknown_similarity is None else torch.full((6,), 10.0),
+        unknown_similarity=None if given.unknown_similarity is None else torch.full((6,), 100.0),
     )
     assert torch.equal(score(method, unlike), torch.full((6,), method.max_score))
 
@@ -325,7 +329,8 @@ def test_settings_are_overridable_and_unknown_ones_errors(method: Method) -> Non
     assert method.resolve_settings({}) == method.settings
     changed = {name: other_value(method, name) for name in method.settings}
     for name, value in changed.items():
-        assert method.resolve_settings({name: value}) == {**method.settings, name: value}
+        others = NEEDED_SETTINGS.get((method.name, name), {})
+        assert method.resolve_settings({name: value, **others}) == {**method.settings, **others, name: value}
         score(method, inputs(method, **{name: value}), **{name: value})
     if changed:
         found = score(method, inputs(method, **changed), **changed)
@@ -472,7 +477,7 @@ def test_every_score_belongs_to_a_method(monkeypatch: pytest.MonkeyPatch) -> Non
         # Some call one score or another, as a setting says.
         parameters = inspect.signature(method.score).parameters.items()
         named = [{name: value} for name, parameter in parameters for value in get_args(parameter.annotation)]
-        for settings in [{}, *(one for one in named if {*one.values()} & public_scores().keys())]:
+        for settings in [{}, *(one for one in named if {*one.values()} & {*public_scores(), "none"})]:
             score(method, inputs(method, **settings), **settings)
         if method.is_ood is not None:
             method.is_ood(inputs(method))

@@ -278,7 +278,7 @@ def test_nothing_of_other_pixels_is_kept_on_disk(detector: OODDetector, files: l
 def test_embeddings_are_refused(detector: OODDetector, files: list[str]) -> None:
     """All but for predictions: there is no telling how the pixels would have moved."""
     embeddings = detector.image_encoder.image_embeddings(detector.image_encoder.prepare_images(files))
-    message = "Method odin changes the pixels .* these are embeddings .* give the images, or use one of atd, .*, vim"
+    message = "Method odin changes the pixels .* these are embeddings .* give the images, or use one of mcm, .*, vim"
     detector.threshold = 0.0
     for judge in (
         detector.score,

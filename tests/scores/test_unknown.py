@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from clipn_hf.scores import mcm, mcm_with_unknown, msp, unknown, unknown_probability, unknown_probability_is_ood
+from clipn_hf.scores import mcm, mcm_with_unknown, msp, unknown, unknown_probability
 
-ALL: list[Callable[..., Tensor]] = [unknown_probability, unknown_probability_is_ood, mcm_with_unknown]
+ALL: list[Callable[..., Tensor]] = [unknown_probability, mcm_with_unknown]
 
 
 def random_logits(batch: int = 50, classes: int = 5, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -39,9 +39,6 @@ def test_equals_the_formula_whatever_the_dtype(dtype: torch.dtype, classes: int)
     assert found.shape == (50,)
     a, u = logits.double(), unknown_logits.double()
     torch.testing.assert_close(found.double(), u.exp() / (u.exp() + a.exp().sum(dim=1)), rtol=1e-5, atol=1e-7)
-    decision = unknown_probability_is_ood(logits, unknown_logits)
-    assert decision.dtype == torch.bool
-    assert torch.equal(decision, torch.cat([a, u[:, None]], dim=1).argmax(dim=1) == classes)
 
 
 def test_gradient_equals_the_one_of_the_formula() -> None:
@@ -64,10 +61,6 @@ def test_range_and_order(pair: tuple[Tensor, Tensor]) -> None:
     torch.testing.assert_close(unknown_probability(logits.flip(1), unknown_logits), found, rtol=1e-5, atol=1e-6)
     alone = [unknown_probability(logits[i : i + 1], unknown_logits[i : i + 1]) for i in range(len(logits))]
     torch.testing.assert_close(torch.cat(alone), found, rtol=1e-6, atol=1e-7)
-    # Who has more than a half wins.
-    wins = unknown_probability_is_ood(logits, unknown_logits)
-    assert wins[found > 0.5 + 1e-6].all()
-    assert not wins[found < 1 / (logits.shape[1] + 1) - 1e-6].any()
 
 
 @pytest.mark.parametrize("size", [1e4, 1e30, 3e38])
@@ -86,12 +79,6 @@ def test_images_that_are_surely_known_stay_apart() -> None:
     found = unknown_probability(torch.full((3, 2), 60.0), unknown_logits)
     assert 0 < found[0] < found[1] < found[2] < 1e-15
     torch.testing.assert_close(found.log(), unknown_logits - 60 - math.log(2))
-
-
-def test_ties_are_not_ood() -> None:
-    zeros = torch.zeros(1, 1)
-    assert unknown_probability(zeros, zeros[0]).item() == 0.5
-    assert not unknown_probability_is_ood(zeros, zeros[0]).item()
 
 
 def test_the_rest_is_the_probability_of_the_classes() -> None:

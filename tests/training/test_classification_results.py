@@ -116,9 +116,9 @@ def test_table() -> None:
     assert table.splitlines() == [
         r"| classifier | score | accuracy ↑ | a\|b_energy AUROC ↑ | a\|b_energy FPR95 ↓ |",
         "| --- | --- | ---: | ---: | ---: |",
-        "| two seeds | msp | 60.0 ± 14.1 | 85.0 ± 7.1 | 40.0 ± 14.1 |",
-        "| two seeds | energy | 60.0 ± 14.1 | 95.0 ± 7.1 | 5.0 ± 7.1 |",
-        r"| one\|first | msp | 50.0 | 90.0 | 30.0 |",
+        "| two seeds | MSP | 60.0 ± 14.1 | 85.0 ± 7.1 | 40.0 ± 14.1 |",
+        "| two seeds | Energy | 60.0 ± 14.1 | 95.0 ± 7.1 | 5.0 ± 7.1 |",
+        r"| one\|first | MSP | 50.0 | 90.0 | 30.0 |",
     ]
     assert format_metrics({"one": {"accuracy": {"mean": 0.25, "std": None}, "ood": {}}}).splitlines() == [
         "| classifier | accuracy ↑ |",

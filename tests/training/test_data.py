@@ -28,6 +28,7 @@ from clipn_hf.training import (
     get_image_size,
     load_image_text_dataset,
     load_labelled_images,
+    sample_shots,
 )
 from clipn_hf.training.data import parse_filter
 from clipn_hf.training.rows import RowReader, UnusableRowError, group_id, read_image
@@ -547,6 +548,37 @@ def test_labelled_images(rows: datasets.Dataset, tmp_path: Path) -> None:
         tmp_path / "rows.parquet", label_column="kind", label_names=["dog", "cat", "fish", "bird"]
     )
     assert texts["label"][:] == [1, 0, 1, 0, 1, 3]
+
+
+def test_folders_without_images_are_classes(tmp_path: Path) -> None:
+    def save(*names: str) -> None:
+        for name in names:
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_bytes(picture(COLOURS[0]))
+
+    save("photos/train/cat/1.png", "photos/train/dog/1.PNG", "photos/test/cat/1.png", "photos/test/dog/2.png")
+    (tmp_path / "photos" / "train" / "bird").mkdir()
+    (tmp_path / "photos" / "train" / "bird" / "notes.txt").write_text("none yet")
+    train = load_labelled_images(tmp_path / "photos", split="train[:100%]")
+    assert train.features["label"].names == ["bird", "cat", "dog"]
+    assert train["label"][:] == [1, 2]
+    assert load_labelled_images(tmp_path / "photos", split="test").features["label"].names == ["cat", "dog"]
+    assert load_labelled_images(tmp_path / "photos", label_names=["tabby", "poodle"])["label"][:] == [0, 1]
+    with pytest.raises(ValueError, match="There is no image of 1 of the 3 classes: 'bird'. Give images of each"):
+        sample_shots(train["label"], 1, class_names=train.features["label"].names)
+
+    save("single/cat/1.png", "single/cat/2.png")
+    single = load_labelled_images([str(tmp_path / "single")])
+    assert (single.features["label"].names, single["label"][:]) == (["cat"], [0, 0])
+    with pytest.raises(ValueError, match="There are images of one class only, 'cat', which leaves nothing to tell"):
+        sample_shots(single["label"], 1, class_names=["cat"])
+    assert load_labelled_images(tmp_path / "single", label_column=None).column_names == ["image"]
+
+    # Folders that are no classes
+    save("mixed/cat/1.png", "mixed/1.png", "nested/a/cat/1.png")
+    for name in ("mixed", "nested"):
+        with pytest.raises(ValueError, match="The data set has no column 'label'"):
+            load_labelled_images(tmp_path / name)
 
 
 @pytest.mark.parametrize(

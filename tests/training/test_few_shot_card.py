@@ -156,8 +156,8 @@ def test_missing_parts_are_comments(tiny_clip: CLIPModel, tiny_processor: CLIPPr
 def test_results_of_the_log(tiny_clip: CLIPModel, tiny_processor: CLIPProcessor, tmp_path: Path) -> None:
     model = adapt(tiny_clip, tiny_processor, {"method": "locoop"})
     card = write_few_shot_card(tmp_path, model=model, log_history=LOG, dataset="photos").read_text(encoding="utf-8")
-    assert "| LoCoOp | gl mcm | 96.9 | 81.2 | 43.8 |" in card
-    assert "| step | epoch | loss | held-out loss | accuracy | noise AUROC of gl mcm |" in card
+    assert "| LoCoOp | GL-MCM | 96.9 | 81.2 | 43.8 |" in card
+    assert "| step | epoch | loss | held-out loss | accuracy | noise AUROC of GL-MCM |" in card
     assert "Trained on `photos`. Training took 1.5 minutes." in card
 
 
@@ -170,7 +170,7 @@ def test_duration(seconds: float, words: str) -> None:
     ("method", "changes", "note"),
     [
         ("mcm", {}, "Until then each image is given its nearest class."),
-        ("clip_os", {}, "An image is unknown where the prompt for the unknown is nearer to it than those of all"),
+        ("clip_os", {}, "Until then each image is given its nearest class."),
         ("mcm", {"threshold": 0.25}, "An image is unknown when its score exceeds 0.25."),
     ],
 )
@@ -198,6 +198,57 @@ def test_each_method_has_title_and_source(
     title, paper = TITLES[method]
     assert f"[{title}](https://arxiv.org/abs/{paper})" in card
     assert len(re.findall(r"^@\w+\{", card, re.MULTILINE)) >= 2
+
+
+@pytest.mark.parametrize("method", list(TITLES))
+def test_snippet_of_a_plain_adapter(
+    method: str,
+    tiny_processor: CLIPProcessor,
+    pictures: list[str],
+    clip_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    clip = CLIPModel.from_pretrained(clip_folder)
+    model = adapt(clip, tiny_processor, {"method": method}, unknown=method == "clip_os")
+    folder = tmp_path / "pets"
+    model.save_pretrained(folder)
+    tiny_processor.save_pretrained(folder)
+    save_learned_prompts(model.get_base_model().learned_prompts, folder)
+    (folder / "README.md").unlink()
+    card = write_few_shot_card(folder, model=model, sample_images=pictures).read_text(encoding="utf-8")
+    snippet = re.search(r"```python\n(.*?)\n```", card, re.DOTALL)[1]
+    judged_by = {"coop": "mcm", "locoop": "gl_mcm", "clip_os": "clip_os"}[method]
+    assert f'results = detect(images, candidate_labels=["cat", "dog"], method="{judged_by}")\n' in snippet
+    assert "Until then each image is given its nearest class." in card
+    monkeypatch.chdir(folder)
+    exec(snippet, {})
+    assert re.fullmatch(r"red.png: (cat|dog), OOD score \d\.\d{3}", capsys.readouterr().out.splitlines()[0])
+
+
+def test_base_model_is_that_of_the_prompts(
+    tiny_clip: CLIPModel, tiny_processor: CLIPProcessor, tmp_path: Path
+) -> None:
+    tiny_clip.name_or_path = "openai/clip-vit-base-patch16"
+    model = adapt(tiny_clip, tiny_processor, {"method": "coop"})
+    path = write_few_shot_card(tmp_path, model=model)
+    linked = "[openai/clip-vit-base-patch16](https://huggingface.co/openai/clip-vit-base-patch16)"
+    assert f"with them {linked} tells these classes apart" in path.read_text(encoding="utf-8")
+    assert ModelCard.load(path).data.base_model == "openai/clip-vit-base-patch16"
+    write_few_shot_card(tmp_path, model=model, base_model="org/base")
+    assert ModelCard.load(path).data.base_model == "org/base"
+
+
+def test_as_many_tokens_as_the_words_have(tiny_clip: CLIPModel, tiny_processor: CLIPProcessor, tmp_path: Path) -> None:
+    model = adapt(
+        tiny_clip, tiny_processor, {"method": "clip_os"}, init_text="a photo of a", unknown=True, class_specific=True
+    )
+    count = len(tiny_processor.tokenizer("a photo of a", add_special_tokens=False)["input_ids"])
+    args = CLIPOSArguments(output_dir=str(tmp_path), report_to="none", use_cpu=True, context_init="a photo of a")
+    card = write_few_shot_card(tmp_path, model=model, args=args).read_text(encoding="utf-8")
+    assert f"- `num_context_tokens`: {count}" in card
+    assert "`num_context_tokens`: 16" not in card
 
 
 def test_class_specific_context(tiny_clip: CLIPModel, tiny_processor: CLIPProcessor, tmp_path: Path) -> None:

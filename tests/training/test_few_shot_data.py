@@ -3,6 +3,7 @@
 """Few images of each class, and their features."""
 
 import doctest
+import math
 from typing import Any
 
 import datasets
@@ -62,6 +63,10 @@ def test_no_shots() -> None:
         sample_shots([0, -1], 1)
     with pytest.raises(TypeError, match="`labels` must be one whole number per image"):
         sample_shots([0.5, 1.0], 1)  # type: ignore[list-item]
+    with pytest.raises(TypeError, match="per image, the position of its class, got str 'cat'; give numbers, as `load"):
+        sample_shots(["cat", "dog"], 1)  # type: ignore[list-item]
+    with pytest.raises(TypeError, match="the position of its class, got NoneType None;"):
+        sample_shots([0, None], 1)  # type: ignore[list-item]
     with pytest.raises(ValueError, match="There are no images"):
         check_classes(torch.empty(0, dtype=torch.int64))
 
@@ -117,6 +122,24 @@ def test_features_that_do_not_fit() -> None:
         FewShotFeatures(draw(2, 3), [0, 1, 0])
     with pytest.raises(ValueError, match="`seed` must be 0 or more, got -1."):
         FewShotFeatures(draw(2, 3), seed=-1)
+
+
+def test_features_that_are_no_directions() -> None:
+    broken = draw(300, 3)
+    broken[270, 1] = math.nan
+    for name, values, found in (
+        ("embeddings", draw(300, 3) * torch.linspace(1, 1.1, 300)[:, None], r"the norm 1\.0\d+ for image 3\d"),
+        ("embeddings", broken, "NaN or infinite values for image 270"),
+        ("patches", torch.stack([draw(300, 3), broken], dim=1), "NaN or infinite values for image 270"),
+        ("relevant", torch.zeros(300, 3), "the norm 0 for image 0"),
+        ("background", broken, "NaN or infinite values for image 270"),
+    ):
+        with pytest.raises(ValueError, match=f"`{name}` must be finite and of unit norm, got {found}; normalize"):
+            FewShotFeatures(**{"embeddings": draw(300, 3), name: values})  # type: ignore[arg-type]
+    broken[270] = math.nan
+    FewShotFeatures(draw(300, 3), background=broken)
+    # What half precision rounds is no mistake.
+    FewShotFeatures(draw(300, 3).bfloat16(), patches=draw(300, 5, 3).half())
 
 
 def test_computed_features(tiny_clip: CLIPModel, tiny_processor: CLIPProcessor) -> None:

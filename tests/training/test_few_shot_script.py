@@ -7,6 +7,7 @@ import json
 import logging
 import re
 import shlex
+import shutil
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -90,6 +91,11 @@ def read_context(folder: Path) -> torch.Tensor:
     return context
 
 
+def draw_rows(script: ModuleType, photos: Path, seed: int) -> Any:
+    given = script.ClassificationDataArguments([str(photos / "id")])
+    return script.draw_shots(script.load_classification_data(given).train, ["cat", "dog"], 2, seed)
+
+
 @pytest.mark.parametrize("recipe", list(RECIPES))
 def test_run(
     recipe: str,
@@ -118,7 +124,7 @@ def test_run(
     assert lines[-1]["eval_accuracy"] == record["trained"]["accuracy"]
     assert lines[-1]["eval_noise_auroc_mcm"] == pytest.approx(record["trained"]["ood"]["noise"]["mcm"]["auroc"])
     output = capsys.readouterr().out
-    assert re.search(r"^\| (CoOp|LoCoOp|CLIP-OS), 2 images per class \| gl mcm \|", output, re.MULTILINE)
+    assert re.search(r"^\| (CoOp|LoCoOp|CLIP-OS), 2 images per class \| GL-MCM \|", output, re.MULTILINE)
     assert f"Written to {folder}: the adapter with its prompts" in output
 
     # The folder is a model, and a detector, which judges as the live one did.
@@ -132,6 +138,14 @@ def test_run(
     if recipe == "clip-os":
         assert detector.settings["combination"] == "mcm"
     assert pipeline("ood-detection", model=str(folder), device="cpu")(str(image))["label"] in ("cat", "dog")
+    # A threshold is not to be found with what was trained on.
+    assert detector.threshold is None
+    drawn = [row["image"]["path"] for row in draw_rows(script, photos, seed=3)]
+    with pytest.raises(ValueError, match="trained on|fitted on"):
+        detector.calibrate(drawn)
+    text = (folder / "metrics.json").read_text()
+    assert str(tmp_path) not in text and str(photos) not in text and str(Path.cwd()) not in text
+    assert record["arguments"]["dataset"] == ["id"]
     card = (folder / "README.md").read_text()
     assert f"`{clip_folder.name}`" in card
     assert "4 images, 2 of each class drawn with seed 3" in card
@@ -151,6 +165,44 @@ def test_interrupted_run_goes_on(script: ModuleType, photos: Path, clip_folder: 
     assert torch.equal(run("broken"), expected)
     # Once more in the same folder, where all is done already.
     assert torch.equal(run("whole"), expected)
+    for checkpoint, message in (("true", "is of another run: the prompts differ"), ("missing", "There is no folder")):
+        given = arguments(
+            photos, clip_folder, tmp_path / "whole", resume_from_checkpoint=checkpoint, class_position="front"
+        )
+        with pytest.raises(SystemExit, match=f"error: .*{message}"):
+            script.main(*script.parse_arguments(given))
+
+
+def test_worse_prompts_than_those_by_hand(
+    script: ModuleType,
+    photos: Path,
+    clip_folder: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(logging.getLogger("few_shot_script"), "propagate", True)
+    accuracies = iter((0.75, 0.5, 0.5, 0.5))
+    monkeypatch.setattr(script, "measure", lambda *_: {"accuracy": next(accuracies), "ood": {}})
+    for told in (True, False):
+        caplog.clear()
+        given = arguments(photos, clip_folder, tmp_path / str(told), "coop", num_train_epochs=1)
+        script.main(*script.parse_arguments(given))
+        warned = "worse than those written by hand: accuracy 50.0% instead of 75.0%" in caplog.text
+        assert warned == told
+
+
+def test_folders_without_images(script: ModuleType, photos: Path, clip_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(photos / "id", tmp_path / "id")
+    (tmp_path / "id" / "train" / "fox").mkdir()
+    given = arguments(photos, clip_folder, tmp_path / "run", dataset=tmp_path / "id")
+    with pytest.raises(SystemExit, match="error: `dataset` has no training image of 1 of 3 classes, such as 'fox'"):
+        script.main(*script.parse_arguments(given))
+    shutil.rmtree(tmp_path / "id" / "train" / "fox")
+    for split in ("train", "test"):
+        shutil.rmtree(tmp_path / "id" / split / "dog")
+    with pytest.raises(SystemExit, match="error: `dataset` has training images of one class only, 'cat'"):
+        script.main(*script.parse_arguments(given))
 
 
 def test_all_images_and_augmentation(script: ModuleType, photos: Path, clip_folder: Path, tmp_path: Path) -> None:
@@ -236,7 +288,7 @@ def test_publishing(script: ModuleType, photos: Path, tmp_path: Path, monkeypatc
         ({"augment": "true"}, "`num_cached_views 1` is one view of each image as it is"),
         ({"push_to_hub": "true"}, "`push_to_hub` would publish prompts for the model in the local folder"),
         ({"method": "prompts"}, "invalid choice: 'prompts'"),
-        ({"num_train_epochs": 1}, "`warmup_epochs=1` leaves nothing of the 1 of `num_train_epochs`"),
+        ({"context_init": "  "}, "`context_init` must have at least one word, got '  '"),
     ],
 )
 def test_contradictions(

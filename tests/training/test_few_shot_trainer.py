@@ -4,6 +4,7 @@
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -202,7 +203,7 @@ def test_evaluation(make_trainer: Make, method: str, tmp_path: Path) -> None:
     of_id, of_ood = (encoder.image_embeddings(encoder.prepare_images(images)) for images in pictures)
     judged: dict[str, tuple[str, dict[str, Any]]] = {"mcm": ("mcm", {})}
     if method == "clip_os":
-        judged |= {"clip_os": ("clip_os", {}), "clip_os_mcm": ("clip_os", {"combination": "mcm"})}
+        judged |= {"clip_os": ("clip_os", {"combination": "none"}), "clip_os_mcm": ("clip_os", {})}
     for score, (row, settings) in judged.items():
         detector = OODDetector(encoder, LABELS, row, **settings)
         known, unknown = detector.score(of_id), detector.score(of_ood)
@@ -315,6 +316,36 @@ def test_resumed_runs_are_uninterrupted_ones(make_trainer: Make, method: str, tm
     DualEncoder.from_pretrained(checkpoint, device="cpu").class_embeddings(LABELS)
 
 
+def test_checkpoints_of_other_runs(make_trainer: Make, tmp_path: Path, clip_folder: Path) -> None:
+    saved = tmp_path / "saved"
+    options: dict[str, Any] = {"train_dataset": make_features(), "save_strategy": "steps", "save_steps": 3}
+    make_trainer(**options, max_steps=3, output_dir=str(saved)).train()
+    checkpoint = str(saved / "checkpoint-3")
+    other = CLIPModel.from_pretrained(clip_folder, dtype=torch.float32)
+    with torch.no_grad():
+        other.text_projection.weight.mul_(1.01)
+    for given, message in (
+        (
+            {"labels": LABELS[::-1]},
+            r"the labels differ, 'cat' there and 'car' here\.",
+        ),
+        ({"class_position": "front"}, "the prompts differ, '<ctx_0> <ctx_1> <ctx_2> cat.' there and 'cat <"),
+        ({"num_context_tokens": 4}, "the context tokens differ, 3 there and 4 here"),
+        ({"class_specific": True}, "the context tokens differ"),
+        ({"model": other}, "the model differs, '"),
+        ({"method": "locoop"}, "the method differs, 'coop' there and 'locoop' here"),
+    ):
+        trainer = make_trainer(**{**options, **given})
+        with pytest.raises(ValueError, match=rf"checkpoint-3 is of another run: {message}"):
+            trainer.train(resume_from_checkpoint=checkpoint)
+    trainer = make_trainer(**options)
+    trainer.check_checkpoint(checkpoint)
+    with pytest.raises(FileNotFoundError, match="There is no folder org/missing to resume from; give that of a"):
+        trainer.train(resume_from_checkpoint="org/missing")
+    with pytest.raises(ValueError, match="has no learned_prompts.json, so that it is no checkpoint of this trainer"):
+        trainer.train(resume_from_checkpoint=str(tmp_path))
+
+
 def test_warmup_and_cosine(make_trainer: Make) -> None:
     trainer = make_trainer(
         train_dataset=make_features(), num_train_epochs=5, warmup_epochs=1, warmup_learning_rate=1e-5
@@ -326,6 +357,11 @@ def test_warmup_and_cosine(make_trainer: Make) -> None:
     optimizer: Any = trainer.optimizer
     group = optimizer.param_groups[0]
     assert (type(optimizer.optimizer).__name__, group["momentum"], group["weight_decay"]) == ("SGD", 0.9, 5e-4)
+    # A shorter training leaves half of itself to the cosine.
+    short = make_trainer(train_dataset=make_features(), num_train_epochs=1, warmup_epochs=1)
+    short.train()
+    rates = [entry["learning_rate"] for entry in short.state.log_history if "learning_rate" in entry]
+    assert rates == pytest.approx([1e-5, 0.075, 0.025])
     # Where steps are given, their share
     steps = make_trainer(
         train_dataset=make_features(), num_train_epochs=5, warmup_epochs=1, max_steps=10, lr_scheduler_type="constant"
@@ -667,7 +703,7 @@ def test_models_that_are_refused(make_trainer: Make, clip_folder: Path) -> None:
     trainer = make_trainer(train_dataset=make_features())
     for model in (trainer.encoder, trainer.encoder.get_base_model()):
         assert isinstance(model, PeftModel) or model.peft_config
-        with pytest.raises(TypeError, match="has an adapter already"):
+        with pytest.raises(TypeError, match="has an adapter already, .*; load the model anew, without it, for each"):
             make_trainer(model=model, train_dataset=make_features())
     with pytest.raises(ValueError, match="weights of `model` are torch.bfloat16, too coarse"):
         make_trainer(model=CLIPModel.from_pretrained(clip_folder, dtype=torch.bfloat16))
@@ -714,9 +750,23 @@ def test_models_that_are_refused(make_trainer: Make, clip_folder: Path) -> None:
             r"`ood_datasets\['noise'\]` must be LabelledImages or FewShotFeatures, got Dataset",
         ),
         (
-            {"eval_dataset": FewShotFeatures(torch.ones(2, 24))},
+            {"eval_dataset": FewShotFeatures(torch.eye(2, 24))},
             ValueError,
             "`eval_dataset` has no labels; give the number",
+        ),
+        (
+            {"labels": ["dog", "cat", "car"]},
+            ValueError,
+            "`labels` are the classes of `train_dataset` in another order: class 0 is 'cat' there, and 'dog' here;",
+        ),
+        (
+            {
+                "train_dataset": make_features(),
+                "labels": ["cat", "car", "dog"],
+                "eval_dataset": LabelledImages(make_rows(3, 0)),
+            },
+            ValueError,
+            "`labels` are the classes of `eval_dataset` in another order: class 1 is 'dog' there, and 'car' here;",
         ),
         ({"num_cached_views": 2}, ValueError, "`num_cached_views=2` views of each image would all be the same"),
     ],
@@ -743,7 +793,7 @@ def test_features_that_lack_something(make_trainer: Make) -> None:
         ("coop", {"num_context_tokens": 0}, "`num_context_tokens` must be at least 1, got 0."),
         ("coop", {"class_position": "left"}, "`class_position` must be 'end', 'middle' or 'front', got 'left'."),
         ("coop", {"num_cached_views": -1}, "`num_cached_views` must be at least 0, got -1."),
-        ("coop", {"warmup_epochs": 50}, "`warmup_epochs=50` leaves nothing of the 50 of `num_train_epochs`"),
+        ("coop", {"context_init": " "}, "`context_init` must have at least one word, got ' '; leave it out"),
         ("coop", {"warmup_epochs": math.nan}, "`warmup_epochs` must be a finite number >= 0, got nan."),
         ("coop", {"warmup_learning_rate": -1}, "`warmup_learning_rate` must be a finite number >= 0, got -1."),
         ("coop", {"warmup_steps": 3}, "set one of them to 0."),
@@ -767,6 +817,62 @@ def test_features_that_lack_something(make_trainer: Make) -> None:
 def test_arguments_that_are_refused(method: str, given: Any, message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
         TRAINERS[method][1](output_dir=str(tmp_path), **given)
+
+
+def test_texts_are_no_numbers(tmp_path: Path) -> None:
+    for given, message in (
+        ({"learning_rate": "0.1"}, "`learning_rate` must be a number, got the text '0.1'"),
+        ({"num_context_tokens": "4"}, "`num_context_tokens` must be a number, got the text '4'"),
+        ({"top_k": "2"}, "`top_k` must be a number, got the text '2'"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            LoCoOpArguments(output_dir=str(tmp_path), **given)  # type: ignore[arg-type]
+
+
+def test_arguments_of_another_trainer(tmp_path: Path, clip_folder: Path) -> None:
+    model, processor = CLIPModel.from_pretrained(clip_folder), CLIPProcessor.from_pretrained(clip_folder)
+    with pytest.raises(TypeError, match="`args` of CLIPOSTrainer must be CLIPOSArguments, got CoOpArguments."):
+        CLIPOSTrainer(
+            model,
+            CoOpArguments(output_dir=str(tmp_path), use_cpu=True),  # type: ignore[arg-type]
+            processing_class=processor,
+            labels=LABELS,
+            train_dataset=make_features(),
+        )
+
+
+def test_evaluation_is_one_bar_of_progress(make_trainer: Make, capfd: pytest.CaptureFixture[str]) -> None:
+    trainer = make_trainer(
+        train_dataset=make_features(),
+        eval_dataset=make_features(6, seed=3),
+        ood_datasets={name: make_features(40, seed=4) for name in ("noise", "more")},
+        per_device_eval_batch_size=2,
+        disable_tqdm=False,
+    )
+    measured = trainer.evaluate()
+    assert {"eval_noise_auroc_mcm", "eval_more_auroc_mcm"} <= set(measured)
+    told = capfd.readouterr().err
+    assert "3/3" in told
+    # Bars that run past their end lose it.
+    assert re.search(r"\d+it \[", told) is None
+    # On a CPU every loader would warn of pinned memory.
+    assert not trainer.args.dataloader_pin_memory
+
+
+def test_names_of_classes_may_be_others(make_trainer: Make) -> None:
+    trainer = make_trainer(labels=["a kitten", "a puppy", "dog"])
+    assert trainer.learned_prompts.labels == ["a kitten", "a puppy", "dog"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_images_of_a_wrong_size(make_trainer: Make, method: str, clip_folder: Path) -> None:
+    processor = CLIPProcessor.from_pretrained(clip_folder)
+    processor.image_processor.size = {"height": 30, "width": 30}
+    processor.image_processor.crop_size = {"height": 30, "width": 30}
+    with pytest.raises(ValueError, match="30"):
+        make_trainer(method, processing_class=processor)
+    # Features at hand are of images of the right size.
+    make_trainer(method, processing_class=processor, train_dataset=make_features())
 
 
 def test_too_many_classes_to_be_among(make_trainer: Make) -> None:

@@ -102,8 +102,9 @@ def test_blending_refuses_bad_input() -> None:
     # Also where nothing is blended.
     with pytest.raises(ValueError, match="got -3 × -4"):
         blend_patch_context(patches, 0, (-3, -4))
-    with pytest.raises(ValueError, match="`grid` must be two numbers"):
-        blend_patch_context(patches, 0.5, (3, 2, 2))  # type: ignore[arg-type]
+    for grid in ((3, 2, 2), 12):
+        with pytest.raises(TypeError, match=r"`grid` must be two numbers, rows and columns, such as \(7, 7\), got"):
+            blend_patch_context(patches, 0.5, grid)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="`grid` must be a whole number"):
         blend_patch_context(patches, 0.5, (3.0, 4))  # type: ignore[arg-type]
     for beta in (-0.1, 1.1, math.nan):
@@ -118,6 +119,10 @@ def test_blending_refuses_bad_input() -> None:
         for bad in (patches[0], patches[:, :0], patches.long()):
             with pytest.raises(ValueError, match=r"shape \(batch, patches, dim\) and a floating dtype"):
                 function(bad)
+        for value in (math.nan, math.inf):
+            damaged = random_tensor(2, 9, DIM).index_fill_(1, torch.tensor([3]), value)
+            with pytest.raises(ValueError, match="`patches` has NaN or infinite values"):
+                function(damaged)
 
 
 def otsu_by_loops(values: list[float]) -> list[bool]:
@@ -359,6 +364,12 @@ def test_opposite_features_have_outliers_at_right_angles() -> None:
 def test_gradients(function: Callable[[Tensor], Tensor]) -> None:
     patches = random_tensor(2, 9, DIM).double().requires_grad_()
     assert torch.autograd.gradcheck(function, (patches,))
+
+
+def test_a_seed_is_no_generator() -> None:
+    message = r"`generator` must be a torch.Generator, got int 3; give `torch.Generator\(\).manual_seed\(seed\)`"
+    with pytest.raises(TypeError, match=message):
+        synthesize_outliers(torch.eye(3), torch.arange(3), 1.0, generator=3)  # type: ignore[arg-type]
 
 
 def test_outliers_refuse_bad_input() -> None:

@@ -40,7 +40,7 @@ NEEDS: Mapping[Need, str] = MappingProxyType(
         "sigmoid": "a model that was trained with a sigmoid loss, such as SigLIP",
         "pixels": "images, and a model to differentiate through",
         "patches": "images, and a model that embeds their patches as texts are embedded",
-        "unknown": 'a model with a learnt "unknown" prompt, such as CLIP-OS trains',
+        "unknown": 'a model with a learned "unknown" prompt, such as CLIP-OS trains',
     }
 )
 
@@ -239,6 +239,7 @@ class Method:
             that need "patches"; others may read patches with some settings, see `reads_patches`.
         reads_patches (`Callable`, *optional*):
             `(settings)` to whether `summarize` is needed with these settings; by default with all.
+        min_patch_labels (`int`, *optional*, defaults to 1): With fewer labels `summarize` has no meaning.
         check (`Callable`, *optional*):
             `(settings)`, all of them, to an error where one is wrong whatever the images are, so that this is said
             before the images are looked at.
@@ -268,6 +269,7 @@ class Method:
     perturb: "Callable[..., Tensor] | None" = None
     summarize: "Callable[..., Tensor] | None" = None
     reads_patches: Callable[[Mapping[str, Any]], bool] | None = None
+    min_patch_labels: int = 1
     check: Callable[[Mapping[str, Any]], None] | None = None
     report: Report | None = None
 
@@ -286,6 +288,17 @@ class Method:
             `bool`
         """
         return self.summarize is not None and (self.reads_patches is None or self.reads_patches(settings))
+
+    def labels_needed(self, settings: Mapping[str, Any]) -> int:
+        """Count the labels without which the score has no meaning.
+
+        Args:
+            settings (`Mapping`): All settings.
+
+        Returns:
+            `int`
+        """
+        return max(self.min_labels, self.min_patch_labels) if self.summarizes_patches(settings) else self.min_labels
 
     def judges_images(self, settings: Mapping[str, Any]) -> bool:
         """Tell whether the method needs images to judge them: embeddings do not tell all that it looks at.

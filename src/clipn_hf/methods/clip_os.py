@@ -1,6 +1,8 @@
 # Copyright 2026 The clipn-hf authors
 # SPDX-License-Identifier: Apache-2.0
-"""The probability of an "unknown" class, whose prompt was trained on synthetic outliers; alone or with (GL-)MCM."""
+"""CLIP-OS: an "unknown" class, whose prompt was trained on synthetic outliers, in the softmax of MCM, with the best
+patch of GL-MCM, or alone.
+"""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -10,23 +12,35 @@ from .base import Method, MethodInputs
 if TYPE_CHECKING:
     from torch import Tensor
 
-Combination = Literal["none", "mcm", "gl_mcm"]
+Combination = Literal["mcm", "gl_mcm", "none"]
+
+# What a combination does not look at.
+_WITHOUT_EFFECT: Mapping[Combination, tuple[str, ...]] = {
+    "mcm": ("local_weight",),
+    "gl_mcm": (),
+    "none": ("weight", "temperature", "local_weight"),
+}
 
 
 def _score(
-    inputs: MethodInputs, combination: Combination = "none", weight: float = 0.25, temperature: float = 1.0
+    inputs: MethodInputs,
+    combination: Combination = "mcm",
+    weight: float = 0.25,
+    temperature: float = 1.0,
+    local_weight: float = 1.0,
 ) -> "Tensor":
     from ..scores import combine_local, mcm_with_unknown, unknown_probability
 
     _check_combination(combination)
-    if combination == "none":
-        return unknown_probability(inputs.logits, _unknown_logits(inputs))
     assert inputs.unknown_similarity is not None
+    if combination == "none":
+        unknown_logits = inputs.logit_scale * inputs.unknown_similarity + inputs.logit_bias
+        return unknown_probability(inputs.logits, unknown_logits)
     score = mcm_with_unknown(inputs.similarity, inputs.unknown_similarity, temperature, weight)
     if combination == "mcm":
         return score
     assert inputs.patch_summary is not None
-    return combine_local(score, inputs.patch_summary)
+    return combine_local(score, inputs.patch_summary, local_weight)
 
 
 def _summarize(patch_similarity: "Tensor", temperature: float = 1.0) -> "Tensor":
@@ -39,23 +53,21 @@ def _reads_patches(settings: Mapping[str, Any]) -> bool:
     return settings["combination"] == "gl_mcm"
 
 
-def _is_ood(inputs: MethodInputs) -> "Tensor":
-    from ..scores import unknown_probability_is_ood
-
-    return unknown_probability_is_ood(inputs.logits, _unknown_logits(inputs))
-
-
-def _unknown_logits(inputs: MethodInputs) -> "Tensor":
-    assert inputs.unknown_similarity is not None
-    return inputs.logit_scale * inputs.unknown_similarity + inputs.logit_bias
-
-
 def _check(settings: Mapping[str, Any]) -> None:
     from ..scores._checks import check_temperature, check_weight
 
     _check_combination(settings["combination"])
     check_weight(settings["weight"], "weight")
     check_temperature(settings["temperature"])
+    check_weight(settings["local_weight"], "local_weight")
+    combination, defaults = settings["combination"], CLIP_OS.settings
+    for name in _WITHOUT_EFFECT[combination]:
+        if settings[name] != defaults[name]:
+            useful = [other for other, without in _WITHOUT_EFFECT.items() if name not in without]
+            raise ValueError(
+                f"`{name}` has no effect with `combination` {combination!r}, got {settings[name]}; leave it at "
+                f"{defaults[name]}, or use {' or '.join(map(repr, useful))}."
+            )
 
 
 def _check_combination(combination: str) -> None:
@@ -70,9 +82,9 @@ CLIP_OS = Method(
     reference="2404.00323",
     needs=frozenset({"global", "unknown"}),
     score=_score,
-    is_ood=_is_ood,
     max_score=1.0,
     summarize=_summarize,
+    min_patch_labels=2,
     reads_patches=_reads_patches,
     check=_check,
 )

@@ -89,7 +89,8 @@ def add_context_tokens(
         seed (`int`, *optional*, defaults to 0): Of what is drawn at random, whatever was drawn before.
         placeholder (`str`, *optional*, defaults to `"ctx"`): What placeholders are called.
         revision (`str`, *optional*):
-            That at which `model` was loaded from the Hub, which models themselves do not know.
+            That at which `model` was loaded from the Hub. Models that transformers loads do not know it; those of
+            [`DualEncoder.from_pretrained`] do.
 
     Returns:
         [`LearnedPrompts`]: The prompts, which the model has as its `learned_prompts`, too.
@@ -112,8 +113,10 @@ def add_context_tokens(
     >>> prompts = add_context_tokens(model, processor, ["cat", "dog"], num_tokens=2)  # doctest: +SKIP
     >>> prompts.build_prompts()  # doctest: +SKIP
     ['<ctx_0> <ctx_1> cat.', '<ctx_0> <ctx_1> dog.']
-    >>> adapted = get_peft_model(model, prompt_tuning_config(prompts, processor.tokenizer))  # doctest: +SKIP
-    >>> adapted.save_pretrained("my-prompts")  # doctest: +SKIP
+    >>> config = prompt_tuning_config(prompts, processor.tokenizer)  # doctest: +SKIP
+    >>> adapted = get_peft_model(model, config, revision=prompts.base["revision"])  # doctest: +SKIP
+    >>> # Train `adapted` here.
+    >>> adapted.save_pretrained("my-prompts", save_embedding_layers=False)  # doctest: +SKIP
     >>> processor.save_pretrained("my-prompts")  # doctest: +SKIP
     >>> save_learned_prompts(prompts, "my-prompts")  # doctest: +SKIP
 
@@ -133,9 +136,10 @@ def add_context_tokens(
     init_ids = [] if init_text is None else _word_ids(tokenizer, init_text)
     if init_text is not None and not init_ids:
         raise ValueError(f"`init_text` must have at least one word, got {init_text!r}; leave it out for random ones.")
+    _check_integer("num_tokens", num_tokens, 1)
+    _check_integer("num_unknown_tokens", num_unknown_tokens, 0)
+    _check_integer("seed", seed, 0)
     num_tokens = len(init_ids) or num_tokens
-    if num_tokens < 1:
-        raise ValueError(f"`num_tokens` must be at least 1, got {num_tokens}.")
     unknown_ids = _check_unknown(tokenizer, labels, unknown, unknown_label, num_unknown_tokens)
 
     num_contexts = len(labels) + unknown if class_specific else 1
@@ -184,7 +188,8 @@ def add_context_tokens(
 def prompt_tuning_config(prompts: LearnedPrompts, tokenizer: Any) -> "TrainableTokensConfig":
     """Make the configuration by which peft trains the placeholders, and nothing else.
 
-    Give `revision=prompts.base["revision"]` to `get_peft_model`, so that the adapter remembers it.
+    Give `revision=prompts.base["revision"]` to `get_peft_model`, so that the adapter remembers it. The `FutureWarning`
+    there, of `is_gradient_checkpointing`, is about how peft reads transformers, and no reason to worry.
 
     Args:
         prompts ([`LearnedPrompts`]): What [`add_context_tokens`] returned.
@@ -253,12 +258,15 @@ def _check_model(model: Any) -> None:
         )
 
 
+def _check_integer(name: str, value: object, minimum: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+        raise ValueError(f"`{name}` must be an integer from {minimum}, got {value!r}.")
+
+
 def _check_unknown(
     tokenizer: Any, labels: list[str], unknown: bool, unknown_label: str, num_unknown_tokens: int
 ) -> list[int]:
     """The tokens of `unknown_label`, where there is an "unknown" prompt."""
-    if num_unknown_tokens < 0:
-        raise ValueError(f"`num_unknown_tokens` must be 0 or more, got {num_unknown_tokens}.")
     if not unknown:
         if num_unknown_tokens:
             raise ValueError(
@@ -313,7 +321,7 @@ def _describe_base(model: Any, revision: str | None) -> dict[str, Any]:
         name = EMBEDDED_NAME if is_embedded_checkpoint(name) else public_name(name)
     description = {
         "id": name,
-        "revision": revision or getattr(model, "clip_revision", None),
+        "revision": revision or getattr(model, "hub_revision", None) or getattr(model, "clip_revision", None),
         "class": type(model).__name__,
         "dtype": str(model.dtype).removeprefix("torch."),
         "text_weights_sha256": text_weights_digest(model, model.dtype),

@@ -123,8 +123,9 @@ def attach_learned_prompts(model: Any, prompts: LearnedPrompts) -> None:
 def save_learned_prompts(prompts: LearnedPrompts, folder: str | os.PathLike[str]) -> None:
     """Write `learned_prompts.json` beside an adapter, or beside a model into which one was merged.
 
-    An adapter there that is for the checkpoint inside this package calls its base model by the name of that, not by
-    its place on this machine, and gets a copy of its `config.json`, which `transformers.pipeline` asks for.
+    An adapter there that is for a model in a folder gets the whole path of that, so that it can be loaded from any
+    working directory. One that is for the checkpoint inside this package calls its base model by the name of that, not
+    by its place on this machine, and gets a copy of its `config.json`, which `transformers.pipeline` asks for.
 
     Args:
         prompts ([`LearnedPrompts`]): Those of the model.
@@ -144,7 +145,14 @@ def save_learned_prompts(prompts: LearnedPrompts, folder: str | os.PathLike[str]
         if not (folder / CONFIG_NAME).exists() and Path(base, CONFIG_NAME).exists():
             with atomic_path(folder / CONFIG_NAME) as partial:
                 shutil.copyfile(Path(base, CONFIG_NAME), partial)
-        adapter["base_model_name_or_path"] = EMBEDDED_NAME
+        named = EMBEDDED_NAME
+    elif base is not None and os.path.isdir(base):
+        # As peft and transformers read it. Those who move the model can correct it.
+        named = os.path.abspath(base)
+    else:
+        named = base
+    if named != base:
+        adapter["base_model_name_or_path"] = named
         with atomic_path(file) as partial:
             partial.write_text(json.dumps(adapter, indent=2, sort_keys=True), encoding="utf-8")
 

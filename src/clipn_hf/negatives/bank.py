@@ -575,6 +575,10 @@ def _templates(
         for given in (templates, adjective_templates):
             encoder.label_templates(given)
         return list(encoder.templates), list(encoder.templates)
+    learned = encoder.learned_prompts
+    if templates is not None and learned is not None and learned.label_prompts is not None:
+        # Contexts that belong to one label each have no place for other texts.
+        templates = None if list(templates) == learned.templates else templates
     return (
         validate_templates(encoder.single_template(TEMPLATES) if templates is None else templates),
         validate_templates(

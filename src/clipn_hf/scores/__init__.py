@@ -16,7 +16,7 @@ from .neglabel import multi_matching, neglabel, neglabel_from_embeddings, top_ne
 from .neighbors import nearest_neighbors
 from .patches import combine_local, gl_mcm, local_mcm
 from .sigmoid import joint_energy, max_sigmoid
-from .unknown import mcm_with_unknown, unknown_probability, unknown_probability_is_ood
+from .unknown import mcm_with_unknown, unknown_probability
 from .vim import VirtualLogit, fit_virtual_logit, virtual_logit
 
 __all__ = [
@@ -53,6 +53,5 @@ __all__ = [
     "relative_mahalanobis",
     "top_negatives",
     "unknown_probability",
-    "unknown_probability_is_ood",
     "virtual_logit",
 ]

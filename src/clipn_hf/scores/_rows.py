@@ -12,6 +12,8 @@ from ._checks import check_features, check_shape
 
 # Values that a part of the computation holds: 16 MB in float32, 32 MB in float64.
 CHUNK = 2**22
+# What is less than this part of the largest value is what rounding makes of equal values.
+ROUNDING = 1e-6
 
 
 def chunks(rows: int, values_per_row: int) -> Iterator[slice]:
@@ -35,6 +37,22 @@ def unit(vectors: Tensor, name: str) -> Tensor:
     norms = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
     _check_norms(norms, name)
     return vectors / norms
+
+
+def min_max(values: Tensor, dim: int | tuple[int, ...] = -1) -> Tensor:
+    """Bring the least value to 0 and the largest to 1, or all to 0 where they differ by no more than rounding makes.
+
+    Args:
+        values (`torch.Tensor`): Of any shape and range, of a floating dtype.
+        dim (`int` or `tuple` of `int`, *optional*, defaults to -1): Among which values the extremes are looked for.
+
+    Returns:
+        `torch.Tensor` of the same shape, in [0, 1].
+    """
+    low, high = values.amin(dim=dim, keepdim=True), values.amax(dim=dim, keepdim=True)
+    extent = high - low
+    is_constant = extent <= ROUNDING * torch.maximum(low.abs(), high.abs())
+    return torch.where(is_constant, 0.0, (values - low) / extent.where(~is_constant, 1.0))
 
 
 def row_norms(values: Tensor, name: str) -> Tensor:

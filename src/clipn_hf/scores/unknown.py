@@ -28,8 +28,9 @@ def unknown_probability(logits: Tensor, unknown_logits: Tensor) -> Tensor:
             Logits \\( u \\) of the "unknown" text, same scale.
 
     Returns:
-        `torch.Tensor` of shape `(batch,)`, float32, in [0, 1]; higher = more OOD. The decision
-        `unknown_probability_is_ood` is *not* a threshold on this score.
+        `torch.Tensor` of shape `(batch,)`, float32, in [0, 1]; higher = more OOD. Take the threshold from a
+        calibration: images of unknown things may all stay below 0.5, though most of them score above those of the
+        classes.
 
     Raises:
         TypeError: An argument is not a tensor.
@@ -49,37 +50,6 @@ def unknown_probability(logits: Tensor, unknown_logits: Tensor) -> Tensor:
     """
     logits, unknown_logits = _check_unknown(logits, unknown_logits)
     return torch.cat([logits, unknown_logits], dim=1).softmax(dim=1)[:, -1]
-
-
-def unknown_probability_is_ood(logits: Tensor, unknown_logits: Tensor) -> Tensor:
-    r"""Decide without a threshold: the unknown class is more probable than every class.
-
-    \\( u > \max_j a_j \\)
-
-    Args:
-        logits (`torch.Tensor` of shape `(batch, classes)`): As in `unknown_probability`.
-        unknown_logits (`torch.Tensor` of shape `(batch,)`): As in `unknown_probability`.
-
-    Returns:
-        `torch.Tensor` of shape `(batch,)`, bool; True = OOD.
-
-    Raises:
-        TypeError, ValueError: As `unknown_probability`.
-
-    Source: Sun et al. 2024, unknown-aware prompt learning.
-
-    Example:
-
-    ```python
-    >>> import torch
-    >>> from clipn_hf.scores import unknown_probability_is_ood
-    >>> unknown_probability_is_ood(torch.tensor([[4.0, 1.0], [2.0, 1.0]]), torch.tensor([1.0, 3.0]))
-    tensor([False,  True])
-
-    ```
-    """
-    logits, unknown_logits = _check_unknown(logits, unknown_logits)
-    return unknown_logits[:, 0] > logits.amax(dim=1)
 
 
 def mcm_with_unknown(
@@ -145,4 +115,4 @@ def _check_unknown(
     return values, unknown_values[:, None]
 
 
-__all__ = ["mcm_with_unknown", "unknown_probability", "unknown_probability_is_ood"]
+__all__ = ["mcm_with_unknown", "unknown_probability"]

@@ -25,6 +25,18 @@ SCORES: Mapping[str, Callable[[Tensor], Tensor]] = {"msp": msp, "energy": energy
 _FURTHER_SCORES: Mapping[str, Callable[[Tensor], Tensor]] = {"max_logit": max_logit, "perplexity": perplexity}
 # Of the logits of training images, too.
 RELATIVE_MAHALANOBIS = "relative_mahalanobis"
+# What tables call scores.
+SCORE_TITLES: Mapping[str, str] = {
+    "msp": "MSP",
+    "energy": "Energy",
+    "max_logit": "MaxLogit",
+    "perplexity": "perplexity",
+    "relative_mahalanobis": "relative Mahalanobis",
+    "mcm": "MCM",
+    "gl_mcm": "GL-MCM",
+    "clip_os": "unknown probability",
+    "clip_os_mcm": "CLIP-OS with MCM",
+}
 RESAMPLES = 1000
 _METRICS: Mapping[str, Callable[..., float]] = {"auroc": auroc, "fpr95": fpr_at_tpr}
 
@@ -196,7 +208,7 @@ def format_metrics(summaries: Mapping[str, Mapping[str, Any]]) -> str:
             continue
         for score in summary["ood"][sets[0]]:
             measured = [summary["ood"][name][score][metric] for name in sets for metric in _METRICS]
-            rows.append([called, score.replace("_", " "), accuracy, *map(_percent, measured)])
+            rows.append([called, SCORE_TITLES.get(score, score), accuracy, *map(_percent, measured)])
     texts = 2 if sets else 1
     return grid(
         [escape_markdown(cell) for cell in header],
@@ -263,6 +275,7 @@ def _percent(summary: Mapping[str, float | None]) -> str:
 
 __all__ = [
     "RESAMPLES",
+    "SCORE_TITLES",
     "classification_metrics",
     "describe_run",
     "describe_sets",

@@ -142,8 +142,8 @@ class CLIPOSTrainer(FewShotTrainer):
     Of each image, the patches that show its class are found and averaged, by what the encoder as it came says of them
     under the templates of the model. In every step, outliers are mixed of these features of two classes each, of all
     training images, so that it does not matter which classes a batch has. The loss is [`clip_os_loss`]. Arguments,
-    errors and checkpoints are those of [`FewShotTrainer`]; evaluations also report the method `clip_os`, that is the
-    probability of the unknown class, and, as `clip_os_mcm`, the same with `combination="mcm"`. With
+    errors and checkpoints are those of [`FewShotTrainer`]; evaluations also report the method `clip_os` as
+    `clip_os_mcm`, and, as `clip_os`, the probability of the unknown class alone (`combination="none"`). With
     `num_cached_views=0`, outliers are mixed of images as they are.
 
     Example:
@@ -169,6 +169,8 @@ class CLIPOSTrainer(FewShotTrainer):
 
     args: CLIPOSArguments
     method: ClassVar[str] = "clip_os"
+    arguments_type: ClassVar[type[FewShotArguments]] = CLIPOSArguments
+    reads_patches: ClassVar[bool] = True
 
     def _needs(self, args: Any) -> tuple[str, ...]:
         needed = {

@@ -48,6 +48,7 @@ class CoOpTrainer(FewShotTrainer):
 
     args: CoOpArguments
     method: ClassVar[str] = "coop"
+    arguments_type: ClassVar[type[FewShotArguments]] = CoOpArguments
 
     def training_loss(self, model: nn.Module, features: dict[str, Tensor], labels: Tensor) -> Tensor:
         return coop_loss(model(embeddings=features["embeddings"])["logits"], labels)

@@ -17,6 +17,7 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
+from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 from PIL import Image
 
 from ..images import undecoded
@@ -341,7 +342,9 @@ def load_labelled_images(
         source, split, config_name, filters: As in [`load_image_text_dataset`].
         image_column (`str`, *optional*, defaults to `"image"`): Column of the image.
         label_column (`str`, *optional*, defaults to `"label"`):
-            Column of the class: a `ClassLabel`, or texts, which become one. `None` loads images alone, for OOD.
+            Column of the class: a `ClassLabel`, or texts, which become one. `None` loads images alone, for OOD. Of a
+            local folder with a folder for each class, those without images are classes, too, and a single one is one,
+            so that whoever trains on them learns that images are missing.
         label_names (`Sequence[str]`, *optional*):
             The classes in the order of their numbers, to be passed on as `id_labels` of [`CLIPNTrainer`]. With them,
             the labels may also be mere numbers; texts get the number of their place in this list.
@@ -354,7 +357,10 @@ def load_labelled_images(
         ValueError: A column that is not there, no rows, labels that are numbers without names, or `label_names` that
             do not cover the labels.
     """
-    rows = _filter_rows(_load_rows(source, split=split, config_name=config_name, streaming=False), filters)
+    rows = _load_rows(source, split=split, config_name=config_name, streaming=False)
+    if label_column == "label" and label_names is None:
+        rows = _name_class_folders(rows, source, split)
+    rows = _filter_rows(rows, filters)
     names = {image_column: "image", **({label_column: "label"} if label_column else {})}
     for column in names:
         _check_column(rows, column)
@@ -423,6 +429,47 @@ def _encode_labels(rows: datasets.Dataset, column: str, names: Sequence[str] | N
             f"0 to {len(names) - 1}; give one for each class."
         )
     return rows
+
+
+def _name_class_folders(
+    rows: datasets.Dataset, source: str | os.PathLike[str] | Sequence[str], split: str
+) -> datasets.Dataset:
+    """Give rows of a local folder all classes that it has folders for, of which `datasets` drops those without images,
+    and a single one.
+    """
+    sources = [source] if isinstance(source, str | os.PathLike) else list(source)
+    root = Path(sources[0])
+    if len(sources) != 1 or not root.is_dir():
+        return rows
+    # A folder for each split, or none at all
+    of_split = root / split.partition("[")[0]
+    folders, has_files = _list_folder(of_split if of_split.is_dir() else root)
+    # Images beside the folders, a table, or folders inside of them tell that they are something else than classes.
+    contents = {folder.name: _list_folder(folder) for folder in folders}
+    if has_files or not folders or any(inner for inner, _ in contents.values()):
+        return rows
+    names = sorted(contents)
+    filled = [name for name in names if contents[name][1]]
+    if "label" not in rows.column_names:
+        if len(filled) != 1:
+            return rows
+        return rows.add_column("label", [names.index(filled[0])] * len(rows), feature=datasets.ClassLabel(names=names))
+    own = getattr(rows.features["label"], "names", None)
+    if own is None or not {*filled} <= {*own} or {*names} <= {*own}:
+        return rows
+    names = sorted({*names, *own})
+    numbers = [names.index(own[number]) for number in rows["label"]]
+    return rows.remove_columns("label").add_column("label", numbers, feature=datasets.ClassLabel(names=names))
+
+
+def _list_folder(folder: Path) -> tuple[list[Path], bool]:
+    """The folders in a folder, and whether there are images or a table of them."""
+    # Kinds of files without a look at each, of which there may be millions.
+    with os.scandir(folder) as entries:
+        shown = [(entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith((".", "__"))]
+    files = [os.path.splitext(name.lower()) for name, is_folder in shown if not is_folder]
+    has_images = any(stem == "metadata" or extension in ImageFolder.EXTENSIONS for stem, extension in files)
+    return [folder / name for name, is_folder in shown if is_folder], has_images
 
 
 def _load_rows(

@@ -16,10 +16,11 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import TrainingArguments
 
 from ..detector import OODDetector
+from ..detector_checks import default_method
 from ..files import atomic_path
 from ..hub_names import is_hub_id
 from ..modeling.learned_prompts import LearnedPrompts
-from .classification_results import format_metrics, summarize_metrics
+from .classification_results import SCORE_TITLES, format_metrics, summarize_metrics
 from .markdown import link, public_name
 from .model_card import (
     CLIP_CITATION,
@@ -146,7 +147,8 @@ def write_few_shot_card(
         model_id (`str`, *optional*):
             The id on the Hub, `"owner/name"`. Without one, the snippet is for use in the folder of the adapter.
         model_name (`str`, *optional*): The title. Defaults to the last part of `model_id`, or of `folder`.
-        base_model (`str`, *optional*): Hub id or folder of the model that the prompts are for.
+        base_model (`str`, *optional*):
+            Hub id or folder of the model that the prompts are for. Defaults to what they remember of it.
         dataset (`str`, *optional*): Hub id or path of the training images.
         num_images (`int`, *optional*): How many of them were trained on.
         id_dataset (`str`, *optional*): Hub id or path of the test images of the same classes.
@@ -178,10 +180,11 @@ def write_few_shot_card(
     folder.mkdir(parents=True, exist_ok=True)
     name = (model_name or model_id or folder.resolve().name).rpartition("/")[2]
     method = str((prompts.trained_with or {}).get("method", "coop"))
+    base_model = base_model or prompts.base.get("id")
     measured = dict(results or {}) or _read_log(log_history, TITLES[method][0])
     samples = publish_samples(folder, sample_images, model_id)
     shown_images = [published for published, _ in samples] or ["picture.jpg"]
-    hyperparameters = None if args is None else _hyperparameters(args)
+    hyperparameters = None if args is None else _hyperparameters(args, prompts)
 
     card_data = ModelCardData(
         license=license,
@@ -199,7 +202,7 @@ def write_few_shot_card(
         template_str=read_template("few_shot_template.md", "few_shot_card_template.md"),
         name=name,
         summary=_summary(prompts, method, base_model, dataset),
-        snippet=make_snippet(model_id, shown_images, None if detector else prompts.labels),
+        snippet=make_snippet(model_id, shown_images, None if detector else prompts.labels, default_method(prompts)),
         output=print_results(detector, samples) if detector and samples else None,
         labels=_labels(prompts.labels),
         verdict_note=_verdict_note(detector),
@@ -208,7 +211,7 @@ def write_few_shot_card(
         prompt_table=_prompt_table(prompts, model, base_model),
         prompt_note=_prompt_note(prompts),
         training_data=_training_data(prompts, dataset, num_images, log_history),
-        changed=None if args is None else _changed(args),
+        changed=None if args is None else _changed(args, prompts),
         hyperparameters=None if hyperparameters is None else bullets(hyperparameters),
         training_log=training_log(log_history, _log_columns(log_history)),
         environment=describe_environment(),
@@ -245,15 +248,13 @@ def _labels(labels: Sequence[str]) -> str:
 
 
 def _verdict_note(detector: OODDetector | None) -> str:
-    if detector is None:
-        return ""
-    if detector.threshold is None and detector.method.is_ood is None:
+    if detector is None or (detector.threshold is None and detector.method.is_ood is None):
         return (
             "The score alone does not say what is unknown: `OODDetector.calibrate` finds a threshold, with images of "
             "the classes that were not trained on. Until then each image is given its nearest class."
         )
     if detector.threshold is None:
-        return "An image is unknown where the prompt for the unknown is nearer to it than those of all classes."
+        return f"What is unknown is decided by the rule of the method `{detector.method.name}`, without a threshold."
     return f"An image is unknown when its score exceeds {detector.threshold:.6g}."
 
 
@@ -281,7 +282,7 @@ def _model_index(results: Mapping[str, Mapping[str, Any]], id_dataset: str | Non
     for name, of_set in last["ood"].items():
         for score, values in of_set.items():
             for metric, title in (("auroc", "AUROC"), ("fpr95", "FPR95")):
-                named = f"{title} of {score.replace('_', '-').upper()} against {public_name(name)}, ID positive"
+                named = f"{title} of {SCORE_TITLES.get(score, score)} against {public_name(name)}, ID positive"
                 measured.append((metric, named, values[metric]["mean"]))
     known = public_name(id_dataset) if id_dataset else "known images"
     return [
@@ -354,21 +355,27 @@ def _log_columns(log_history: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     columns = {"epoch": "epoch", "loss": "loss", "eval_loss": "held-out loss", "eval_accuracy": "accuracy"}
     names = dict.fromkeys(key for entry in log_history for key in entry)
     found = {name: match for name in names if (match := re.fullmatch(r"eval_(.+)_auroc_(.+)", name))}
-    return columns | {name: f"{match[1]} AUROC of {match[2].replace('_', ' ')}" for name, match in found.items()}
+    titles = {name: f"{match[1]} AUROC of {SCORE_TITLES.get(match[2], match[2])}" for name, match in found.items()}
+    return columns | titles
 
 
-def _hyperparameters(args: TrainingArguments) -> dict[str, Any]:
+def _hyperparameters(args: TrainingArguments, prompts: LearnedPrompts) -> dict[str, Any]:
     inherited = {item.name for item in fields(TrainingArguments)}
     own = [item.name for item in fields(args) if item.name not in inherited]
     values = {name: value for name in (*own, *HYPERPARAMETERS) if (value := getattr(args, name)) is not None}
-    return {name: getattr(value, "value", value) for name, value in values.items()} | {"processes": args.world_size}
+    values = {name: getattr(value, "value", value) for name, value in values.items()}
+    if values.get("context_init"):
+        # As many as the words have, whatever was asked for.
+        first = prompts.build_prompts()[0]
+        values["num_context_tokens"] = sum(token in first for token in prompts.tokens)
+    return values | {"processes": args.world_size}
 
 
-def _changed(args: TrainingArguments) -> str:
+def _changed(args: TrainingArguments, prompts: LearnedPrompts) -> str:
     defaults = {item.name: getattr(item.default, "value", item.default) for item in fields(args)} | {"processes": 1}
     changed = {
         name: f"{value} (there: {defaults[name]})"
-        for name, value in _hyperparameters(args).items()
+        for name, value in _hyperparameters(args, prompts).items()
         if value != defaults[name]
     }
     return bullets(changed) if changed else "Nothing."

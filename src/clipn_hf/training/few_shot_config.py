@@ -3,7 +3,7 @@
 """Arguments that all trainers of prompts have in common."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 from transformers import TrainingArguments
@@ -14,14 +14,19 @@ class FewShotArguments(TrainingArguments):
     r"""Arguments of [`FewShotTrainer`], and so of all trainers of prompts. All of [`~transformers.TrainingArguments`],
     of which the first group below has other defaults: the recipe of CoOp (arXiv 2109.01134), which LoCoOp follows.
 
+    The authors' values are for CLIP of OpenAI, which was trained on 400 million pairs. A small model, such as the
+    checkpoint inside this package, may end below the prompts that it came with by them; it needs words to begin with,
+    such as `context_init="a photo of a"` or those of its own templates, and a higher rate, `learning_rate=0.05`.
+
     Recipe:
-        learning_rate (`float`, *optional*, defaults to `0.002`): Highest learning rate of SGD.
+        learning_rate (`float`, *optional*, defaults to `0.002`):
+            Highest learning rate of SGD. For small models 0.05, see above.
         optim (`str`, *optional*, defaults to `"sgd"`): With the momentum of `optim_args`, `"momentum=0.9"`.
         weight_decay (`float`, *optional*, defaults to `5e-4`): Of the context.
         lr_scheduler_type (`str`, *optional*, defaults to `"cosine"`): Down to 0.
         warmup_epochs (`float`, *optional*, defaults to `1.0`):
-            For as long the learning rate is `warmup_learning_rate`; the schedule goes on below it. Where `max_steps`
-            is given, this share of them: `warmup_epochs / num_train_epochs`.
+            For as long, at most half of the training, the learning rate is `warmup_learning_rate`; the schedule goes
+            on below it. Where `max_steps` is given, this share of them: `warmup_epochs / num_train_epochs`.
         warmup_learning_rate (`float`, *optional*, defaults to `1e-5`): Constant.
         num_train_epochs (`float`, *optional*, defaults to `50`):
             Passes over the images. CoOp makes 50 with 1 image per class, 100 with 2 or 4 and 200 with 8 or 16, on
@@ -37,8 +42,8 @@ class FewShotArguments(TrainingArguments):
     Prompts, see [`~clipn_hf.modeling.add_context_tokens`]:
         num_context_tokens (`int`, *optional*, defaults to `16`): Tokens of the context that is learned.
         context_init (`str`, *optional*):
-            Words that the context begins with, such as `"a photo of a"`, as many tokens as these have. By default it
-            begins at random.
+            Words that the context begins with, such as `"a photo of a"`, as many tokens as these have, whatever
+            `num_context_tokens` is. By default it begins at random, which takes more than small models have.
         class_specific (`bool`, *optional*, defaults to `False`): Whether each class has a context of its own.
         class_position (`str`, *optional*, defaults to `"end"`):
             Where the label stands: at the `"end"`, in the `"middle"` or at the `"front"`.
@@ -51,6 +56,7 @@ class FewShotArguments(TrainingArguments):
             and encoded in every step.
 
     Raises:
+        TypeError: A value that should be a number is none.
         ValueError: A value outside of what is described above.
     """
 
@@ -101,6 +107,7 @@ class FewShotArguments(TrainingArguments):
     )
 
     def __post_init__(self) -> None:
+        self._check_numbers()
         super().__post_init__()
         for name in ("warmup_epochs", "warmup_learning_rate"):
             value = getattr(self, name)
@@ -108,11 +115,6 @@ class FewShotArguments(TrainingArguments):
                 raise ValueError(f"`{name}` must be a finite number >= 0, got {value}.")
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
             raise ValueError(f"`learning_rate` must be a finite number > 0, got {self.learning_rate}.")
-        if self.warmup_epochs and self.warmup_epochs >= self.num_train_epochs:
-            raise ValueError(
-                f"`warmup_epochs={self.warmup_epochs:g}` leaves nothing of the {self.num_train_epochs:g} of "
-                "`num_train_epochs`; give more epochs, or less warm-up."
-            )
         if self.warmup_epochs and self.warmup_steps:
             raise ValueError(
                 "`warmup_steps` is a linear warm-up, `warmup_epochs` a constant one; set one of them to 0."
@@ -121,10 +123,22 @@ class FewShotArguments(TrainingArguments):
             raise ValueError("`label_smoothing_factor` is not used by the losses of prompts; set it to 0.")
         if self.num_context_tokens < 1:
             raise ValueError(f"`num_context_tokens` must be at least 1, got {self.num_context_tokens}.")
+        if self.context_init is not None and not self.context_init.strip():
+            raise ValueError(
+                f"`context_init` must have at least one word, got {self.context_init!r}; leave it out for a context "
+                "that begins at random."
+            )
         if self.class_position not in ("end", "middle", "front"):
             raise ValueError(f"`class_position` must be 'end', 'middle' or 'front', got {self.class_position!r}.")
         if self.num_cached_views < 0:
             raise ValueError(f"`num_cached_views` must be at least 0, got {self.num_cached_views}.")
+
+    def _check_numbers(self) -> None:
+        """Refuse texts in place of numbers, of which the first comparison would say something else."""
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if isinstance(value, str) and item.type in (int, float, int | None, float | None):
+                raise TypeError(f"`{item.name}` must be a number, got the text {value!r}; give it without quotes.")
 
 
 __all__ = ["FewShotArguments"]

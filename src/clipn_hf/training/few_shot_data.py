@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Few images of each class, and what a frozen image encoder makes of them, computed once."""
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ from .finetuning import LabelledImages
 
 # How many classes a message lists.
 MAX_NAMED = 3
+# By how much the length of features may differ from 1, which half precision rounds.
+NORM_TOLERANCE = 1e-2
 
 # Features of the images of a batch, by name, of what the image processor gives and of the classes where known
 Encode = Callable[[dict[str, Tensor], Tensor | None], Mapping[str, Tensor]]
@@ -137,7 +140,8 @@ def check_dataset(dataset: Any, name: str, class_names: Sequence[str] | None, di
 
     Raises:
         TypeError: The data set is of another kind.
-        ValueError: It has no labels, or not those of these classes; its features are of another dimension.
+        ValueError: It has no labels, or not those of these classes, or these in another order; its features are of
+            another dimension.
     """
     if not isinstance(dataset, LabelledImages | FewShotFeatures):
         raise TypeError(
@@ -160,6 +164,13 @@ def check_dataset(dataset: Any, name: str, class_names: Sequence[str] | None, di
         raise ValueError(
             f"`{name}` has {len(own)} classes, but {len(class_names)} `labels` are given; name each class, in the "
             "order of their numbers."
+        )
+    if own is not None and list(own) != list(class_names) and sorted(own) == sorted(class_names):
+        number = next(number for number, label in enumerate(own) if label != class_names[number])
+        raise ValueError(
+            f"`labels` are the classes of `{name}` in another order: class {number} is {own[number]!r} there, and "
+            f"{class_names[number]!r} here; give them in the order of their numbers, "
+            '`rows.features["label"].names`.'
         )
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= len(class_names):
@@ -194,7 +205,8 @@ class FewShotFeatures(Dataset[dict[str, Tensor]]):
 
     Raises:
         TypeError: Something is no tensor of floating-point numbers, or `labels` are no whole numbers.
-        ValueError: The shapes do not fit each other, there are no images, or `seed` is negative.
+        ValueError: The shapes do not fit each other, there are no images, features are not of unit norm or not finite,
+            or `seed` is negative.
 
     Example:
 
@@ -359,7 +371,16 @@ class _Collator:
 
 def _read_classes(labels: Any) -> Tensor:
     """The classes `(images,)`, int64."""
-    found = labels.detach().cpu() if isinstance(labels, Tensor) else torch.as_tensor(list(labels))
+    try:
+        found = labels.detach().cpu() if isinstance(labels, Tensor) else torch.as_tensor(list(labels))
+    # Of texts, of None, or of lists of several lengths there is no tensor.
+    except (TypeError, ValueError, RuntimeError):
+        values = list(labels) if isinstance(labels, Iterable) else [labels]
+        wrong = next((value for value in values if not isinstance(value, int)), labels)
+        raise TypeError(
+            f"`labels` must be one whole number per image, the position of its class, got {type(wrong).__name__} "
+            f"{wrong!r}; give numbers, as `load_labelled_images` makes them."
+        ) from None
     if found.numel() == 0:
         found = found.to(torch.int64)
     if found.ndim != 1 or found.is_floating_point() or found.dtype == torch.bool:
@@ -383,7 +404,23 @@ def _read_feature(name: str, values: Any) -> Tensor:
             f"got {tuple(values.shape)}."
         )
     values = values.unsqueeze(1) if values.ndim == single else values
-    return values.detach().cpu().to(torch.float16 if name == "patches" else torch.float32)
+    values = values.detach().cpu().to(torch.float16 if name == "patches" else torch.float32)
+    # In parts, because of patches there may be gigabytes.
+    for start in range(0, len(values), 256):
+        norms = torch.linalg.vector_norm(values[start : start + 256].float(), dim=-1)
+        # A row that is not finite has no finite norm.
+        wrong = ~((norms - 1).abs() <= NORM_TOLERANCE)
+        if name == "background":
+            wrong &= ~values[start : start + 256].isnan().all(dim=-1)
+        if wrong.any():
+            row = start + int(wrong.flatten(1).any(dim=1).nonzero()[0, 0])
+            norm = norms[wrong][0].item()
+            found = f"the norm {norm:.4g}" if math.isfinite(norm) else "NaN or infinite values"
+            raise ValueError(
+                f"`{name}` must be finite and of unit norm, got {found} for image {row}; normalize them by "
+                "`torch.nn.functional.normalize(…, dim=-1)`, and leave damaged images out."
+            )
+    return values
 
 
 def _name(label: int, class_names: Sequence[str] | None) -> str:

@@ -6,6 +6,7 @@ CoOp, LoCoOp and CLIP-OS differ in the image features they need and in their los
 [`LoCoOpTrainer`] and [`CLIPOSTrainer`] say.
 """
 
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -15,6 +16,7 @@ from typing import Any, ClassVar
 import torch
 from peft import PeftModel, get_peft_model, set_peft_model_state_dict
 from peft.utils import load_peft_weights
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
@@ -29,10 +31,11 @@ from ..modeling import (
     LearnedPrompts,
     add_context_tokens,
     attach_learned_prompts,
+    load_learned_prompts,
     prompt_tuning_config,
     save_learned_prompts,
 )
-from ..modeling.learned_prompts import is_embedded_checkpoint
+from ..modeling.learned_prompts import LEARNED_PROMPTS_NAME, is_embedded_checkpoint
 from ..prompts import validate_labels
 from ..scores import mcm
 from .classification_results import flatten_metrics, score_metrics
@@ -44,6 +47,9 @@ from .prompt_losses import coop_loss
 from .runs import LogLastStepCallback, SetEpochCallback, WriteMetricsCallback
 
 logger = logging.get_logger(__name__)
+
+MAX_SHOWN = 40  # Characters of a value in a message.
+ROWS = 16384  # Images that are compared with the prompts at a time.
 
 
 class PromptClassifier(nn.Module):
@@ -125,7 +131,8 @@ class FewShotTrainer(Trainer):
     models.
 
     Args:
-        model ([`~transformers.CLIPModel`] or [`CLIPNModel`]): With float32 weights; changed in place.
+        model ([`~transformers.CLIPModel`] or [`CLIPNModel`]):
+            With float32 weights; changed in place, so that each training needs a model that was loaded anew.
         args ([`FewShotArguments`]): Everything else there is to choose.
         processing_class: The processor of the model; changed in place, and saved beside it.
         train_dataset ([`LabelledImages`] or [`FewShotFeatures`], *optional*):
@@ -143,16 +150,21 @@ class FewShotTrainer(Trainer):
         optimizers (`tuple`, *optional*): As in [`~transformers.Trainer`].
 
     Raises:
-        TypeError: `model` is of another kind or has an adapter already, or a data set is of another kind.
+        TypeError: `model` is of another kind or has an adapter already, its image encoder has no patches where the
+            loss needs them, or `args` or a data set are of another kind.
         ValueError:
             Half-precision weights; no images of some class, or of one class only; more or fewer classes than `labels`;
             features that lack what this trainer needs, or are of another dimension; OOD sets without `eval_dataset`;
-            views without augmentation; prompts that [`~clipn_hf.modeling.add_context_tokens`] refuses.
+            views without augmentation; `labels` in another order than the data sets have them; images of a size that
+            the image encoder does not take; prompts that [`~clipn_hf.modeling.add_context_tokens`] refuses.
     """
 
     # What the loss needs of an image, of what `FewShotFeatures` has
     required_features: ClassVar[tuple[str, ...]] = ("embeddings",)
+    # Whether `encode_images` looks at patches
+    reads_patches: ClassVar[bool] = False
     method: ClassVar[str]
+    arguments_type: ClassVar[type[FewShotArguments]] = FewShotArguments
 
     args: FewShotArguments
     processing_class: Any
@@ -174,11 +186,15 @@ class FewShotTrainer(Trainer):
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple[Any, Any] = (None, None),
     ) -> None:
+        if not isinstance(args, self.arguments_type):
+            raise TypeError(
+                f"`args` of {type(self).__name__} must be {self.arguments_type.__name__}, got {type(args).__name__}."
+            )
         check_dual_encoder(model)
         if isinstance(model, PeftModel) or getattr(model, "peft_config", None):
             raise TypeError(
-                "`model` has an adapter already, beside which this trainer puts no other; give the model without it, "
-                "or merge it by `merge_and_unload`."
+                "`model` has an adapter already, beside which this trainer puts no other; load the model anew, "
+                "without it, for each training."
             )
         if model.dtype in (torch.float16, torch.bfloat16):
             raise ValueError(
@@ -193,9 +209,15 @@ class FewShotTrainer(Trainer):
                 f"Training on one of {args.n_gpu} GPUs; start with `accelerate launch` to have a process on each."
             )
             args._n_gpu = 1
+        if args.device.type == "cpu":
+            # Every loader would warn that there is no accelerator to pin memory for.
+            args.dataloader_pin_memory = False
         # Adapters begin at random, and Trainer would set the seed too late for them.
         set_seed(args.seed)
         self.dual_encoder = DualEncoder(model, processing_class)
+        given = (train_dataset, eval_dataset, *self.ood_datasets.values())
+        if any(isinstance(dataset, LabelledImages) for dataset in given):
+            self._check_images(isinstance(train_dataset, LabelledImages))
         # The templates of the model are still those written by hand.
         self._prepare_encoder(args)
         prompts = self._add_prompts(model, processing_class, args)
@@ -236,6 +258,14 @@ class FewShotTrainer(Trainer):
         """What the prompts are, and what they are learned from."""
         prompts: LearnedPrompts = self.dual_encoder.model.learned_prompts
         return prompts
+
+    def _check_images(self, trains: bool) -> None:
+        """Encode one image, so that images of a wrong size, or no patches, are an error before the training begins."""
+        inputs = self.dual_encoder.prepare_images([Image.new("RGB", (256, 256), "gray")])
+        if trains and self.reads_patches:
+            self.dual_encoder.image_and_local_embeddings(inputs)
+        else:
+            self.dual_encoder.image_embeddings(inputs)
 
     # What a method may differ in
 
@@ -361,6 +391,7 @@ class FewShotTrainer(Trainer):
             return super().create_scheduler(num_training_steps, optimizer)
         schedule = super().create_scheduler(num_training_steps, optimizer)
         warmup = round(num_training_steps * self.args.warmup_epochs / self.args.num_train_epochs)
+        warmup = min(warmup, num_training_steps // 2)
         if warmup == 0:
             return schedule
         if not isinstance(schedule, LambdaLR):
@@ -408,15 +439,21 @@ class FewShotTrainer(Trainer):
                 return output
             ood_scores = {}
             for name, dataset in self.ood_datasets.items():
-                # Numbers of classes that they may have are of other classes.
-                unlabelled = FewShotFeatures(self._evaluated_features(dataset).features["embeddings"])
-                ood = super().evaluation_loop(self.get_test_dataloader(unlabelled), name, ignore_keys=ignore_keys)
-                ood_scores[name] = self.ood_scores(torch.as_tensor(ood.predictions))
+                embeddings = self._evaluated_features(dataset).features["embeddings"][:, 0]
+                ood_scores[name] = self.ood_scores(self._compare(embeddings))
         logits = torch.as_tensor(output.predictions)
         predictions, truth = logits[:, : len(self.labels)].argmax(dim=1), torch.as_tensor(output.label_ids)
         measured = flatten_metrics(score_metrics(predictions, truth, self.ood_scores(logits), ood_scores))
         named = {f"{metric_key_prefix}_{name}": value for name, value in measured.items()}
         return output._replace(metrics={**(output.metrics or {}), **named})
+
+    @torch.no_grad()
+    def _compare(self, embeddings: Tensor) -> Tensor:
+        """Logits `(images, classes)` of the embeddings `(images, dim)` of images, on the CPU."""
+        with self.compute_loss_context_manager():
+            text = self.model.class_embeddings()
+        scale = self.model.logit_scale
+        return torch.cat([scale * (part.to(text.device) @ text.T).cpu() for part in embeddings.split(ROWS)])
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         if not self.args.should_save:
@@ -449,7 +486,45 @@ class FewShotTrainer(Trainer):
         super()._push_from_checkpoint(checkpoint_folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        self.check_checkpoint(resume_from_checkpoint)
         set_peft_model_state_dict(self.encoder, load_peft_weights(resume_from_checkpoint, device="cpu"))
+
+    def check_checkpoint(self, folder: str | os.PathLike[str]) -> None:
+        """Check that a checkpoint is one of this run, as `train` does before it goes on from it.
+
+        Args:
+            folder (`str` or `os.PathLike`): That of the checkpoint.
+
+        Raises:
+            FileNotFoundError: There is no such folder.
+            ValueError: It has no learned prompts; or those of another model or method, of other labels, or with other
+                tokens or texts.
+        """
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise FileNotFoundError(
+                f"There is no folder {folder} to resume from; give that of a checkpoint, such as "
+                f"{Path(str(self.args.output_dir), 'checkpoint-100')}."
+            )
+        theirs, own = load_learned_prompts(folder), self.learned_prompts
+        if theirs is None:
+            raise ValueError(f"{folder} has no {LEARNED_PROMPTS_NAME}, so that it is no checkpoint of this trainer.")
+        compared = {
+            "the model": (theirs.base.get("text_weights_sha256"), own.base.get("text_weights_sha256")),
+            "the method": ((theirs.trained_with or {}).get("method"), self.method),
+            "the labels": (theirs.labels, own.labels),
+            "the context tokens": (theirs.tokens, own.tokens),
+            "the prompts": (theirs.build_prompts(), own.build_prompts()),
+            "the prompt for the unknown": (theirs.unknown_prompt, own.unknown_prompt),
+        }
+        differing = [name for name, (of_folder, of_run) in compared.items() if of_folder != of_run]
+        if differing:
+            name = differing[0]
+            of_folder, of_run = _describe_difference(*compared[name])
+            raise ValueError(
+                f"The checkpoint {folder} is of another run: {name} differ{'' if name.endswith('s') else 's'}, "
+                f"{of_folder} there and {of_run} here. Give the arguments of that run, or begin anew."
+            )
 
     def _load_best_model(self) -> None:
         if self.state.best_model_checkpoint is not None:
@@ -543,6 +618,15 @@ def _tokenize(model: Any, tokenizer: Any, prompts: LearnedPrompts) -> dict[str, 
         texts.append(prompts.unknown_prompt)
     tokens = tokenizer(texts, padding="longest", return_tensors="pt", **tokenizer_options(model, tokenizer))
     return accepted_inputs(model.get_text_features, tokens)
+
+
+def _describe_difference(first: Any, second: Any) -> list[str]:
+    """Two values as a message shows them: of lists the first entry that differs."""
+    if isinstance(first, list) and isinstance(second, list):
+        if len(first) != len(second):
+            return [f"{len(first):,}", f"{len(second):,}"]
+        first, second = next((one, other) for one, other in zip(first, second, strict=True) if one != other)
+    return [text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…" for text in map(repr, (first, second))]
 
 
 def _count_shots(dataset: Any) -> dict[str, int | None]:

@@ -9,12 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from .few_shot_config import FewShotArguments
 from .few_shot_trainer import FewShotTrainer
-from .prompt_losses import coop_loss, ood_entropy
+from .prompt_losses import count_ood_patches, locoop_loss
 
 
 @dataclass
@@ -79,6 +78,8 @@ class LoCoOpTrainer(FewShotTrainer):
     required_features: ClassVar[tuple[str, ...]] = ("embeddings", "patches")
     args: LoCoOpArguments
     method: ClassVar[str] = "locoop"
+    arguments_type: ClassVar[type[FewShotArguments]] = LoCoOpArguments
+    reads_patches: ClassVar[bool] = True
 
     @property
     def top_k(self) -> int:
@@ -98,12 +99,13 @@ class LoCoOpTrainer(FewShotTrainer):
 
     def training_loss(self, model: nn.Module, features: dict[str, Tensor], labels: Tensor) -> Tensor:
         outputs = model(embeddings=features["embeddings"], patches=features["patches"])
-        entropies = ood_entropy(outputs["local_logits"], labels, self.top_k, reduction="none")
-        # The mean over the patches of all processes, which may have chosen different numbers of them.
-        count = torch.tensor(len(entropies), dtype=torch.float32, device=labels.device)
-        mean_count = self.accelerator.reduce(count, reduction="mean")
-        entropy = entropies.sum() / mean_count.clamp(min=1 / self.args.world_size)
-        return coop_loss(outputs["logits"], labels) - self.args.entropy_weight * entropy
+        logits, local_logits, weight = outputs["logits"], outputs["local_logits"], self.args.entropy_weight
+        if self.args.world_size > 1:
+            # The mean is one over the patches of all processes, each of which may have another number of them.
+            count = count_ood_patches(local_logits, labels, self.top_k)
+            mean_count = self.accelerator.reduce(count, reduction="mean")
+            weight *= (count / mean_count.clamp(min=1 / self.args.world_size)).item()
+        return locoop_loss(logits, local_logits, labels, self.top_k, weight)
 
 
 __all__ = ["LoCoOpArguments", "LoCoOpTrainer"]

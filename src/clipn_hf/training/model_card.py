@@ -231,13 +231,16 @@ def _summary(base_model: str | None, dataset: str | None) -> str:
     return f"{text}."
 
 
-def make_snippet(model_id: str | None, images: Sequence[str], labels: Sequence[str] | None) -> str:
+def make_snippet(
+    model_id: str | None, images: Sequence[str], labels: Sequence[str] | None, method: str | None = None
+) -> str:
     """Write the snippet of a card, for `LOOP` to end it.
 
     Args:
         model_id (`str`, *optional*): The id on the Hub. Without one, the snippet is for use in the folder of the card.
         images (`Sequence[str]`): Addresses or paths of images, at least one.
         labels (`Sequence[str]`, *optional*): The labels to give; None for a detector, which has its own.
+        method (`str`, *optional*): The method to give beside labels. By default that of the pipeline.
 
     Returns:
         `str`: Python code.
@@ -248,7 +251,7 @@ def make_snippet(model_id: str | None, images: Sequence[str], labels: Sequence[s
     given = ""
     if labels is not None:
         names = ", ".join(json.dumps(label, ensure_ascii=False) for label in labels)
-        given = f", candidate_labels=[{names}]"
+        given = f", candidate_labels=[{names}]" + (f', method="{method}"' if method else "")
     place = "" if model_id else "# Run it in the folder of this model.\n"
     return (
         f"import os\n\nfrom clipn_hf import pipeline\n\n"

@@ -10,7 +10,6 @@ https://arxiv.org/abs/2404.00323.
 """
 
 import math
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -52,10 +51,8 @@ def coop_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return cross_entropy(logits, labels)
 
 
-def ood_entropy(
-    local_logits: Tensor, labels: Tensor, top_k: int, reduction: Literal["mean", "none"] = "mean"
-) -> Tensor:
-    r"""Compute the entropy of the patches that do not show the class of their image, which LoCoOp maximises.
+def ood_entropy(local_logits: Tensor, labels: Tensor, top_k: int) -> Tensor:
+    r"""Compute the mean entropy of the patches that do not show the class of their image, which LoCoOp maximises.
 
     A patch is taken to show something else if at least `top_k` classes have a higher logit than the label. With
     \\( p = \operatorname{softmax}(b) \\) of its logits \\( b \\), its entropy is
@@ -66,16 +63,13 @@ def ood_entropy(
             Cosines between patches and class prompts, times the same `logit_scale.exp()` as those of images.
         labels (`torch.Tensor` of shape `(batch,)`): The class of each image, int64.
         top_k (`int`): From 1 to the number of classes less 1.
-        reduction (`"mean"` or `"none"`, *optional*, defaults to `"mean"`):
-            Whether to give the mean, or the entropy of each of the patches that were chosen.
 
     Returns:
-        `torch.Tensor`: A scalar in [0, log(classes)], 0 where no patch is chosen; with `"none"` of shape `(chosen,)`.
-        It can be differentiated.
+        `torch.Tensor`: A scalar in [0, log(classes)], 0 where no patch is chosen; it can be differentiated.
 
     Raises:
         TypeError: As for [`coop_loss`].
-        ValueError: As for [`coop_loss`]; `top_k` or `reduction` is none of what is described above.
+        ValueError: As for [`coop_loss`]; `top_k` is out of range.
 
     Source: LoCoOp, section 3.2.
 
@@ -98,16 +92,25 @@ def ood_entropy(
             f"`top_k` must be from 1 to {classes - 1}, the number of classes less 1, got {top_k}; with more, every "
             "patch would show the class of its image."
         )
-    if reduction not in ("mean", "none"):
-        raise ValueError(f"`reduction` must be 'mean' or 'none', got {reduction!r}.")
-    of_labels = local_logits.gather(2, labels[:, None, None].expand(-1, local_logits.shape[1], 1))
-    chosen = (local_logits > of_labels).sum(dim=2) >= top_k  # (batch, patches)
+    chosen = _choose_patches(local_logits, labels, top_k)  # (batch, patches)
     probabilities = local_logits[chosen].softmax(dim=1)  # (chosen, classes)
     entropies = -(probabilities * (probabilities + EPSILON).log()).sum(dim=1)
-    if reduction == "none":
-        return entropies
     # The sum over nothing is 0, and so is its gradient.
     return entropies.sum() / max(len(entropies), 1)
+
+
+def count_ood_patches(local_logits: Tensor, labels: Tensor, top_k: int) -> Tensor:
+    """Count the patches over which [`ood_entropy`] takes the mean.
+
+    Args:
+        local_logits (`torch.Tensor` of shape `(batch, patches, classes)`): As for [`ood_entropy`].
+        labels (`torch.Tensor` of shape `(batch,)`): The class of each image, int64.
+        top_k (`int`): As for [`ood_entropy`].
+
+    Returns:
+        `torch.Tensor`: A scalar, float32.
+    """
+    return _choose_patches(local_logits, labels, top_k).sum().float()
 
 
 def locoop_loss(
@@ -147,7 +150,7 @@ def locoop_loss(
     return coop_loss(logits, labels) - weight * ood_entropy(local_logits, labels, top_k)
 
 
-def clip_os_loss(logits: Tensor, labels: Tensor, outlier_logits: Tensor, weight: float = 1.0) -> Tensor:
+def clip_os_loss(logits: Tensor, labels: Tensor, outlier_logits: Tensor, weight: float = 0.1) -> Tensor:
     """Compute the loss of CLIP-OS: images are to be their classes, outliers to be the unknown class.
 
     It is the mean cross entropy of images over all classes and the unknown one, plus `weight` times that of outliers,
@@ -157,7 +160,9 @@ def clip_os_loss(logits: Tensor, labels: Tensor, outlier_logits: Tensor, weight:
         logits (`torch.Tensor` of shape `(batch, classes + 1)`): Of images, those of the unknown class last.
         labels (`torch.Tensor` of shape `(batch,)`): The class of each image, int64.
         outlier_logits (`torch.Tensor` of shape `(outliers, classes + 1)`): The same of outliers.
-        weight (`float`, *optional*, defaults to 1.0): Of the outliers, at least 0.
+        weight (`float`, *optional*, defaults to 0.1):
+            Of the outliers, at least 0. The paper does not say what it was; the default is that of
+            [`CLIPOSArguments`].
 
     Returns:
         `torch.Tensor`: A scalar, at least 0; it can be differentiated.
@@ -193,6 +198,12 @@ def clip_os_loss(logits: Tensor, labels: Tensor, outlier_logits: Tensor, weight:
     return cross_entropy(logits, labels) + weight * cross_entropy(outlier_logits, unknown)
 
 
+def _choose_patches(local_logits: Tensor, labels: Tensor, top_k: int) -> Tensor:
+    """Which patches `(batch, patches)` show something else than the class of their image."""
+    of_labels = local_logits.gather(2, labels[:, None, None].expand(-1, local_logits.shape[1], 1))
+    return (local_logits > of_labels).sum(dim=2) >= top_k
+
+
 def _check_logits(logits: Tensor, name: str, dimensions: int = 2) -> Tensor:
     """The logits, half precision as float32."""
     if not logits.is_floating_point():
@@ -225,4 +236,4 @@ def _check_weight(weight: float) -> None:
         raise ValueError(f"`weight` must be a finite number >= 0, got {weight}; 0 switches the term off.")
 
 
-__all__ = ["clip_os_loss", "coop_loss", "locoop_loss", "ood_entropy"]
+__all__ = ["clip_os_loss", "coop_loss", "count_ood_patches", "locoop_loss", "ood_entropy"]
