@@ -666,7 +666,7 @@ def test_somebody_elses_card_is_kept(
     (tmp_path / "README.md").write_bytes(text)
     ready(clipn_folder).save_pretrained(tmp_path)
     assert (tmp_path / "README.md").read_bytes() == text
-    assert "README.md is not from clipn-hf and stays as it is" in caplog.text
+    assert "README.md is not the card of a detector and stays as it is" in caplog.text
     caplog.clear()
     (tmp_path / "README.md").unlink()
     for _ in range(2):
@@ -738,7 +738,7 @@ def test_a_card_that_was_edited_on_the_hub_stays(
     (hub.folder / "README.md").write_text("My own words.", encoding="utf-8")
     detector.push_to_hub("someone/cats")
     assert card_of(hub.folder) == "My own words."
-    assert "README.md of someone/cats is not from clipn-hf and stays as it is" in caplog.text
+    assert "README.md of someone/cats is not the card of a detector and stays as it is" in caplog.text
 
 
 def test_a_pipeline_publishes_its_detector_with_its_card(clipn_folder: Path, tmp_path: Path, hub: FakeHub) -> None:

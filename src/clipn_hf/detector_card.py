@@ -33,7 +33,7 @@ def write_detector_card(folder: Path, values: Mapping[str, Any], repo_id: str) -
     """
     path = folder / CARD_NAME
     if path.exists() and not is_own_card(path):
-        logger.warning(f"{path} is not from clipn-hf and stays as it is; it does not tell of the detector.")
+        logger.warning(f"{path} is not the card of a detector and stays as it is; it does not tell of the detector.")
         return
     with atomic_path(path) as partial:
         partial.write_text(detector_card(values, repo_id, _base_of_adapter(folder, values)), encoding="utf-8")

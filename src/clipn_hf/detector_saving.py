@@ -180,7 +180,7 @@ def upload_detector(folder: Path, files: list[str], repo_id: str, **hub_argument
     # Only now its name is known in full.
     write_detector_card(folder, values, repo_id)
     if not _is_own_card(api, repo_id, revision):
-        logger.warning(f"The {CARD_NAME} of {repo_id} is not from clipn-hf and stays as it is.")
+        logger.warning(f"The {CARD_NAME} of {repo_id} is not the card of a detector and stays as it is.")
         files = [name for name in files if name != CARD_NAME]
     hub_arguments.setdefault("commit_message", "Upload detector")
     return str(api.upload_folder(folder_path=folder, repo_id=repo_id, allow_patterns=files, **hub_arguments))
