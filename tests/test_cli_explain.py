@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from transformers import CLIPModel, CLIPProcessor
 
-from clipn_hf import OODDetector, cli_explain, heat_maps, similarity_maps
+from clipn_hf import OODDetector, cli_explain, detector_explanations, heat_maps, similarity_maps
 from clipn_hf.modeling import add_context_tokens
 
 if TYPE_CHECKING:
@@ -59,8 +59,11 @@ def test_picture_and_table(run: "Command", images: Path, clipn_folder: Path, neg
     for row, one in zip(rows, expected.evidence, strict=True):
         assert row.startswith(f"{names[one.kind].format(one.text)} ")
         assert f"{one.probability:.0%}" in row.split()
-        assert f" {one.region.words}: row" in row
-        assert "of 4 x 4 patches" in row
+        if one.region is None:
+            assert row.endswith(" nowhere")
+        else:
+            assert f" {one.region.words}: row" in row
+            assert "of 4 x 4 patches" in row
     with Image.open(output) as picture:
         assert picture.height > 3 * 192
 
@@ -97,13 +100,43 @@ def test_json_holds_all_of_it(
         assert (record["path"], record["relative"], record["seen_size"]) == (path, relative, [32, 32])
         assert record["verdict"] == one.result["verdict"]
         for entry, each in zip(record["evidence"], one.evidence, strict=True):
-            assert (entry["kind"], entry["text"], entry["where"]) == (each.kind, each.text, each.region.words)
+            assert (entry["kind"], entry["text"]) == (each.kind, each.text)
             torch.testing.assert_close(torch.tensor(entry["map"]), each.map, rtol=0, atol=1e-5)
+            assert entry["peak"] == max(map(max, entry["map"]))
+            if each.region is None:
+                assert entry["where"] is entry["strongest"] is entry["box"] is None
+                continue
             row, column = entry["strongest"]
-            assert entry["peak"] == entry["map"][row][column] == max(map(max, entry["map"]))
+            assert (entry["where"], entry["peak"]) == (each.region.words, entry["map"][row][column])
             left, top, right, bottom = entry["box"]
             assert left <= 8 * column < right <= 32
             assert top <= 8 * row < bottom <= 32
+
+
+@pytest.mark.parametrize(
+    ("options", "is_nowhere"), [((), True), (("--via", "discrepancy"), True), (("--absolute",), False)]
+)
+def test_what_no_patch_speaks_for_is_nowhere(
+    run: "Command",
+    images: Path,
+    clipn_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: tuple[str, ...],
+    is_nowhere: bool,
+) -> None:
+    compare = detector_explanations.compare_patches
+    monkeypatch.setattr(detector_explanations, "compare_patches", lambda *given: compare(*given) - 3)
+    arguments = ("explain", images / "0.png", "--labels", LABELS, "--model", clipn_folder, "--out", tmp_path / "a.png")
+    code, out, _ = run(*arguments, *options)
+    assert code == 0
+    rows = [line for line in out.splitlines() if line.strip()][2:]
+    assert len(rows) == 3
+    assert all(row.endswith(" nowhere") == is_nowhere for row in rows)
+    _, out, _ = run(*arguments, *options, "--json")
+    for entry in read_jsonl(out)[0]["evidence"]:
+        assert entry["peak"] < 0
+        assert [entry[name] is None for name in ("where", "strongest", "box")] == 3 * [is_nowhere]
 
 
 def test_a_folder_gets_a_picture_of_each_image(

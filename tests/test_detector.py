@@ -7,6 +7,7 @@ import io
 import logging
 import math
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -249,6 +250,27 @@ def test_one_label(encoder: DualEncoder) -> None:
         else:
             with pytest.raises(ValueError, match=r"needs at least 2 labels, got \['cat'\]; use one of atd, ctw, max"):
                 OODDetector(encoder, ["cat"], method.name)
+
+
+def test_of_methods_for_one_label_those_that_the_model_serves_are_named(
+    encoder: DualEncoder, tiny_clip: CLIPModel, tiny_processor: CLIPProcessor
+) -> None:
+    def named(use: Callable[[], object]) -> set[str]:
+        with pytest.raises(ValueError, match=r"needs at least 2 labels, got \['cat'\]; use one of .*\.$") as error:
+            use()
+        return {*str(error.value).rpartition("use one of ")[2].rstrip(".").split(", ")}
+
+    # What the model serves is not known before it is loaded.
+    assert named(lambda: OODDetector(None, ["cat"], "gl_mcm")) == {"max_logit", "energy"}
+    plain = DualEncoder(tiny_clip, tiny_processor)
+    found = named(lambda: OODDetector(plain, ["cat"], "gl_mcm"))
+    assert found == {name for name in SERVED if METHODS[name].min_labels == 1 and "no" not in METHODS[name].needs}
+    for model, others in ((plain, found), (encoder, found | {"atd", "ctw"})):
+        detector = OODDetector(model, LABELS, "mcm")
+        with pytest.raises(ValueError, match="needs at least 2 labels"):
+            detector.labels = ["cat"]
+        assert named(lambda detector=detector: detector.with_changes(labels=["cat"])) == others
+        assert named(lambda detector=detector: detector.with_changes(labels=["cat"], temperature=0.5)) == others
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoProcessor, CLIPModel, CLIPProcessor
 
 from clipn_hf import CLIPNModel, DualEncoder, IncompleteCheckpointError, OODDetector, detector_files, pipeline
+from clipn_hf.detector_card import mark_threshold
 from clipn_hf.encoders import EMBEDDED_CHECKPOINT, PrecomputedEncoder
 from clipn_hf.methods import METHODS
 from clipn_hf.modeling import save_prompt_settings
@@ -738,6 +739,28 @@ def test_a_card_that_was_edited_on_the_hub_stays(
     (hub.folder / "README.md").write_text("My own words.", encoding="utf-8")
     detector.push_to_hub("someone/cats")
     assert card_of(hub.folder) == "My own words."
+    assert "README.md of someone/cats is not the card of a detector and stays as it is" in caplog.text
+
+
+def test_a_card_that_tells_another_threshold_is_replaced(
+    clipn_folder: Path, tmp_path: Path, hub: FakeHub, caplog: pytest.LogCaptureFixture
+) -> None:
+    detector = ready(clipn_folder, calibrated=False)
+    detector.save_pretrained(tmp_path / "cats")
+    (tmp_path / "cats" / "README.md").write_text(f"# Ours\n\n{mark_threshold('None yet.')}\n", encoding="utf-8")
+    hub.folder.mkdir()
+    shutil.copy(tmp_path / "cats" / "README.md", hub.folder)
+    detector.calibrate(HELD_OUT, 0.1)
+    assert detector.calibration is not None
+    detector.save_pretrained(tmp_path / "cats", push_to_hub=True)
+    assert card_of(hub.folder).startswith("# Ours <!-- Threshold, ")
+    assert "None yet" not in card_of(hub.folder)
+    assert detector.calibration.promise in card_of(hub.folder)
+    assert "stays as it is" not in caplog.text
+    # Beside the threshold it is another card.
+    (hub.folder / "README.md").write_text(f"# Theirs\n\n{mark_threshold('None yet.')}\n", encoding="utf-8")
+    detector.save_pretrained(tmp_path / "cats", push_to_hub=True)
+    assert card_of(hub.folder).startswith("# Theirs <!-- Threshold, ")
     assert "README.md of someone/cats is not the card of a detector and stays as it is" in caplog.text
 
 

@@ -86,16 +86,15 @@ def test_opacity() -> None:
 
 def test_kinds_have_a_row_each() -> None:
     labels = [evidence(text) for text in ("cat", "dog")]
+    no, negative = evidence("cat", "no"), evidence("x", "negative")
     heights = []
-    for found in (
-        labels,
-        [*labels, evidence("cat", "no")],
-        [*labels, evidence("cat", "no"), evidence("x", "negative")],
-    ):
+    for found in (labels, [*labels, negative], [*labels, no], [*labels, no, negative]):
         picture = draw_explanation(explanation(*found))
         assert picture.mode == "RGB"
         heights.append(picture.height)
-    assert heights[1] - heights[0] == heights[2] - heights[1] > 192
+    assert heights[1] - heights[0] == heights[3] - heights[2] > 192
+    # With "no" the legend is longer, too.
+    assert heights[2] - heights[0] > 192
     wide, narrow = draw_explanation(explanation(*labels)), draw_explanation(explanation(labels[0]))
     assert wide.width - narrow.width > 192
 
@@ -135,6 +134,31 @@ def test_legend_says_how_maps_are_scaled() -> None:
     assert "from its least to its largest value" not in heat_maps._legend(one)
     found = heat_maps._legend(replace(one, path="discrepancy", relative=False))
     assert "each from its least to its largest value in each map" in found
+
+
+@pytest.mark.parametrize("path", ["surgery", "discrepancy"])
+@pytest.mark.parametrize("size", [(64, 64), (16, 64)])
+def test_legend_of_a_narrow_picture_is_broken_into_lines(
+    path: str, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = []
+    write = heat_maps._write
+
+    def record(sheet: Image.Image, left: int, top: int, text: str, size: int, width: int, *color: str) -> None:
+        written.append((top, text, heat_maps._font(size).getlength(text) <= width))
+        write(sheet, left, top, text, size, width, *color)
+
+    monkeypatch.setattr(heat_maps, "_write", record)
+    one = replace(explanation(evidence("cat"), evidence("cat", "no"), size=size), path=path)
+    picture = draw_explanation(one)
+    legend = heat_maps._legend(one)
+    lines = [line for line in written if line[0] > picture.height - 200 and line[1] in legend]
+    assert " ".join(text for _, text, _ in lines) == legend
+    assert len(lines) > 1
+    assert all(fits for *_, fits in lines)
+    # The last of them, too, is on the picture, above its margin.
+    assert np.diff([top for top, *_ in lines]).min() >= heat_maps._LEGEND
+    assert lines[-1][0] + heat_maps._LEGEND <= picture.height - 32
 
 
 def test_images_lie_below_each_other_under_their_names() -> None:

@@ -236,9 +236,12 @@ def test_the_method_by_default_is_that_of_the_training(
     (result,) = detect(IMAGES[:1], candidate_labels=LABELS)
     assert result["method"] == expected
     assert result["ood_score"] == pytest.approx(detector.score(IMAGES[:1]).item(), abs=1e-6)
+    # The labels are known, too.
+    assert detect(IMAGES[:1]) == [result]
     # What is named holds.
-    (result,) = detect(IMAGES[:1], candidate_labels=LABELS, method="max_logit")
+    (result,) = detect(IMAGES[:1], candidate_labels=["dog", "cat"], method="max_logit")
     assert result["method"] == "max_logit"
+    assert {one["label"] for one in result["labels"]} == {"dog", "cat"}
     assert peek_learned_prompts(folder) == prompts
 
 
@@ -462,6 +465,36 @@ def test_prompts_on_the_text_encoder_of_a_clipn(clipn_folder: Path, tmp_path: Pa
     )
 
 
+@pytest.mark.parametrize("method", ["atd", "ctw"])
+def test_rules_for_no_texts_are_doubted_with_learned_prompts(
+    clipn_folder: Path, method: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("clipn_hf"), "propagate", True)
+    adapted, processor, _ = learn(clipn_folder, load=CLIPNModel.from_pretrained)
+    encoder = DualEncoder(adapted, processor)
+    # With prompts written by hand, with a threshold, or by a method without such a rule, nothing is in doubt.
+    OODDetector(encoder, LABELS, method, templates=["a photo of a {}."])
+    OODDetector(encoder, LABELS, method, threshold=0.5)
+    OODDetector(encoder, LABELS)
+    OODDetector(DualEncoder.from_pretrained(clipn_folder), LABELS, method)
+    assert not caplog.records
+    for _ in range(2):
+        OODDetector(encoder, LABELS, method)
+    (record,) = caplog.records
+    assert f"The threshold-free rule of method {method} compares labels in learned prompts" in record.getMessage()
+    assert "calibrate the detector with images of your labels, or use method clip_os" in record.getMessage()
+
+
+def test_a_missing_verdict_is_no_reason_to_use_rules_for_other_prompts(
+    openai_folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("clipn_hf"), "propagate", True)
+    adapted, processor, _ = learn(openai_folder)
+    OODDetector(DualEncoder(adapted, processor), LABELS)(IMAGES)
+    (record,) = caplog.records
+    assert record.getMessage().endswith("which `OODDetector.calibrate` finds with images of your labels.")
+
+
 @pytest.mark.parametrize("no_prompt_type", ["learnable", "handcrafted"])
 def test_prompts_on_a_clipn_that_is_made_of_a_clip(openai_folder: Path, tmp_path: Path, no_prompt_type: str) -> None:
     def load(source: Any) -> CLIPNModel:
@@ -634,6 +667,13 @@ def others_weights(folder: Path, base: Path) -> None:
     model.save_pretrained(base)
 
 
+def others_images(folder: Path, base: Path) -> None:
+    model: Any = CLIPModel.from_pretrained(base)
+    with torch.no_grad():
+        model.visual_projection.weight[0, 0] += 0.01
+    model.save_pretrained(base)
+
+
 def edit_prompts(folder: Path, base: Path, **values: Any) -> None:
     file = folder / "learned_prompts.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
@@ -649,6 +689,11 @@ def base_tokenizer(folder: Path, base: Path) -> None:
         (
             others_weights,
             r"was trained on another backbone: its prompts were learned with the text encoder of base, whose weights "
+            r"are others than those of its base model .*base\. Name the right model and revision",
+        ),
+        (
+            others_images,
+            r"was trained on another backbone: its prompts were learned with the image encoder of base, whose weights "
             r"are others than those of its base model .*base\. Name the right model and revision",
         ),
         (base_tokenizer, r"is incomplete: The tokenizer lacks 4 of the 4 tokens"),
@@ -684,6 +729,17 @@ def test_adapters_that_do_not_fit_are_refused(
     damage(folder, base)
     with pytest.raises(IncompleteCheckpointError, match=message):
         AutoDualEncoder.from_pretrained(folder)
+
+
+def test_an_adapter_that_does_not_tell_of_its_image_encoder_loads(openai_folder: Path, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(openai_folder, base)
+    adapted, processor, prompts = learn(base)
+    expected = embed(DualEncoder(adapted, processor))
+    del prompts.base["image_weights_sha256"]
+    folder = save(tmp_path / "adapter", adapted, processor, prompts)
+    others_images(folder, base)
+    check_same(DualEncoder.from_pretrained(folder), expected)
 
 
 def test_an_adapter_without_what_is_known_of_its_prompts_says_so(

@@ -43,6 +43,8 @@ from transformers import (
     VisionTextDualEncoderConfig,
     VisionTextDualEncoderModel,
     ViTConfig,
+    XCLIPConfig,
+    XCLIPModel,
 )
 
 from clipn_hf import CLIPNModel, DualEncoder, local_features
@@ -389,6 +391,10 @@ OTHERS = {
     "blip": (
         lambda: build(BlipModel, BlipConfig(text_config={**TEXT, "encoder_hidden_size": 32}, vision_config=VISION)),
         "the blocks of its image encoder BlipVisionModel have no self_attn.q_proj, ",
+    ),
+    "xclip": (
+        lambda: build(XCLIPModel, XCLIPConfig(text_config=TEXT, vision_config=VISION, projection_dim=24)),
+        "XCLIPModel gives no local features: it has no `get_image_features`, so that its `vision_model` is for somet",
     ),
     "no projection": (lambda: CLIPVisionModel(CLIPVisionConfig(**VISION)), "it has no image encoder `vision_model`"),
 }

@@ -3,6 +3,7 @@
 """Similarity maps: what they are made of, where they say the evidence is, and that they find the thing."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from clipn_hf.local_features import local_image_features
 from clipn_hf.scores._rows import min_max
 from clipn_hf.similarity_maps import (
     MAP_PATHS,
+    Evidence,
     Region,
     compare_patches,
     embed_patches,
@@ -218,6 +220,15 @@ def test_region_of_a_map_on_both_sides_of_0_begins_at_half_of_the_largest() -> N
     assert find_region(torch.tensor([[0.4, 0.35, 0.2]])).right == 2
     # Where nothing speaks for the text there is a place that speaks least against it.
     assert find_region(torch.tensor([[-0.4, -0.5, -1.0]])).right == 2
+
+
+@pytest.mark.parametrize("values", [[[-0.4, -0.008]], [[0.0, 0.0]]])
+def test_what_no_patch_speaks_for_is_nowhere(values: list[list[float]]) -> None:
+    one = Evidence("label", "cat", 0.1, 0.2, torch.tensor(values), has_zero=True)
+    assert one.region is None
+    # Cosines by themselves have no 0 at which evidence begins.
+    assert replace(one, has_zero=False).region is not None
+    assert replace(one, map=one.map + 0.01).region == find_region(one.map + 0.01)
 
 
 def test_region_of_a_map_without_differences_is_all_of_it() -> None:

@@ -81,10 +81,11 @@ SCORES: Mapping[str, tuple[str, dict[str, Any]]] = {
     "mcm": ("mcm", {}),
     "gl_mcm": ("gl_mcm", {}),
     "max_logit": ("max_logit", {}),
-    "clip_os": ("clip_os", {"combination": "none"}),
-    "clip_os_mcm": ("clip_os", {"combination": "mcm"}),
+    "clip_os": ("clip_os", {"combination": "mcm"}),
+    "clip_os_gl_mcm": ("clip_os", {"combination": "gl_mcm"}),
+    "unknown_probability": ("clip_os", {"combination": "none"}),
 }
-DEFAULT_SCORES: Mapping[str, str] = {"coop": "mcm", "locoop": "gl_mcm", "clip_os": "clip_os_mcm"}
+DEFAULT_SCORES: Mapping[str, str] = {"coop": "mcm", "locoop": "gl_mcm", "clip_os": "clip_os"}
 
 
 @dataclass
@@ -100,10 +101,10 @@ class ModelArguments:
     sample_seed: int = field(
         default=0, metadata={"help": "Seed of the draw of these images; `seed` is that of everything else."}
     )
-    score: Literal["mcm", "gl_mcm", "max_logit", "clip_os", "clip_os_mcm"] | None = field(
+    score: Literal["mcm", "gl_mcm", "max_logit", "clip_os", "clip_os_gl_mcm", "unknown_probability"] | None = field(
         default=None,
         metadata={
-            "help": "By which score the detector judges. Default: mcm with CoOp, gl_mcm with LoCoOp, and clip_os_mcm, "
+            "help": "By which score the detector judges. Default: mcm with CoOp, gl_mcm with LoCoOp, and clip_os, "
             "the unknown class and MCM together, with CLIP-OS."
         },
     )
@@ -191,7 +192,7 @@ def check_arguments(
         raise ValueError(f"`shots` must be at least 1, or 0 for all images, got {model_args.shots}.")
     if model_args.sample_seed < 0:
         raise ValueError(f"`sample_seed` must be 0 or more, got {model_args.sample_seed}.")
-    if model_args.method != "clip_os" and model_args.score in ("clip_os", "clip_os_mcm"):
+    if model_args.method != "clip_os" and model_args.score and SCORES[model_args.score][0] == "clip_os":
         raise ValueError(
             f"`score {model_args.score}` needs a prompt for the unknown, which `method {model_args.method}` does not "
             "learn; leave it out, or use `method clip_os`."
@@ -471,8 +472,9 @@ def main(
     if trained["accuracy"] < zero_shot["accuracy"]:
         logger.warning(
             f"The learned prompts are worse than those written by hand: accuracy {trained['accuracy']:.1%} instead of "
-            f"{zero_shot['accuracy']:.1%}. The authors' recipe is for CLIP of OpenAI; a small model needs "
-            '`context_init`, such as "a photo of a", and a higher `learning_rate`, such as 0.05.'
+            f"{zero_shot['accuracy']:.1%}. Give more images of each class, or other settings: the authors' recipe is "
+            'for CLIP of OpenAI, and a small model needs `context_init`, such as "a photo of a", with a higher '
+            "`learning_rate`, such as 0.05."
         )
     print(f"\nWritten to {output}: the adapter with its prompts, its detector, the card, and metrics.json.")
 

@@ -369,8 +369,10 @@ def _name(one: "Evidence") -> str:
 
 
 def _describe_region(one: "Evidence") -> str:
-    """Such as "upper left: rows 1-3, columns 1-2 of 8 x 8 patches", counted from 1."""
+    """Such as "upper left: rows 1-3, columns 1-2 of 8 x 8 patches", counted from 1, or "nowhere"."""
     region = one.region
+    if region is None:
+        return "nowhere"
     rows, columns = region.grid
 
     def span(first: int, end: int, noun: str) -> str:
@@ -391,10 +393,10 @@ def _record(file: str, explanation: "Explanation") -> dict[str, Any]:
                 "text": one.text,
                 "probability": one.probability,
                 "cosine": one.cosine,
-                "where": region.words,
+                "where": region and region.words,
                 "peak": float(one.map.max()),
-                "strongest": [region.row, region.column],
-                "box": list(region.pixels(explanation.image.size)),
+                "strongest": region and [region.row, region.column],
+                "box": region and list(region.pixels(explanation.image.size)),
                 "map": one.map.tolist(),
             }
         )

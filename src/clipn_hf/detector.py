@@ -56,7 +56,7 @@ from .detector_saving import (
 )
 from .detector_state import DetectorState, EmbeddedTexts, Wording, embedder_of_pairs
 from .digests import data_digest
-from .encoders import DualEncoder
+from .encoders import DualEncoder, PrecomputedEncoder
 from .features import Features
 from .methods import METHODS, NEEDS, Method, MethodInputs, TrainingInputs, get_method, unknown_argument
 from .methods.linear_probe import add_gaussians
@@ -175,13 +175,15 @@ class OODDetector(DetectorState):
         threshold = check_threshold(threshold)
         asked = read_negatives(negatives)
         encoder = None
-        if method is None:
+        if method is None or isinstance(model, DualEncoder | PrecomputedEncoder):
             encoder = make_encoder(model, processor, device, dtype)
+        if method is None:
             method = default_method(getattr(encoder, "learned_prompts", None))
         row = get_method(method)
         _check_arguments(settings, row)
         resolved = row.resolve_settings(settings, OPTIONS)
-        wording = Wording(check_labels(labels, row, resolved), templates, no_templates, asked)
+        checked = check_labels(labels, row, resolved, encoder, asked is not None)
+        wording = Wording(checked, templates, no_templates, asked)
         if encoder is None:
             encoder = make_encoder(model, processor, device, dtype)
         super().__init__(encoder, row, resolved, wording, threshold)
@@ -743,11 +745,14 @@ class OODDetector(DetectorState):
     def explain_missing_verdict(self) -> None:
         """Say on the log, once in a process, how to get a verdict, if there will be none."""
         if self.threshold is None and self.method.is_ood is None:
-            rules = method_names(row for row in METHODS.values() if row.is_ood is not None and "no" in row.needs)
+            other = ""
+            # The rules compare with "no" texts, which no context was learned for.
+            if getattr(self._encoder, "learned_prompts", None) is None:
+                rules = method_names(row for row in METHODS.values() if row.is_ood is not None and "no" in row.needs)
+                other = f", or use one of {rules} with a CLIPN model"
             logger.warning_once(
                 f"`is_ood` is None, because method {self.method.name} decides by threshold alone; pass `threshold`, "
-                "which `OODDetector.calibrate` finds with images of your labels, or use one of "
-                f"{rules} with a CLIPN model."
+                f"which `OODDetector.calibrate` finds with images of your labels{other}."
             )
 
     def with_changes(self, **changes: Any) -> "OODDetector":
@@ -781,8 +786,9 @@ class OODDetector(DetectorState):
             quiet._says_once = True
             quiet._forget("method", fitted=True, threshold=True)
         elif resolved != dict(self.settings):
-            check_served(method, resolved, self._encoder, self._wording.negatives is not None)
-            check_labels(texts.get("labels", self._wording.labels), method, resolved)
+            has_negatives = self._wording.negatives is not None
+            check_served(method, resolved, self._encoder, has_negatives)
+            check_labels(texts.get("labels", self._wording.labels), method, resolved, self._encoder, has_negatives)
             other._settings = resolved
             other._forget("settings", fitted=not method.learns_the_same(self.settings, resolved), threshold=True)
         if same_method:

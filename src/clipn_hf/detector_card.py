@@ -3,6 +3,7 @@
 """The card of a detector: which images it knows, how it decides, and what its threshold promises."""
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,19 @@ logger = logging.get_logger(__name__)
 
 CARD_NAME = "README.md"
 _MARK = "<!-- Written by clipn-hf from detector.json; remove this line to keep your own text. -->"
+# Around the part that other cards leave to the detector beside them.
+_THRESHOLD_BEGIN = (
+    "<!-- Threshold, written by clipn-hf from detector.json; remove this line to keep your own text. -->"
+)
+_THRESHOLD_END = "<!-- End of the threshold. -->"
+_THRESHOLD = re.compile(f"{re.escape(_THRESHOLD_BEGIN)}.*?{re.escape(_THRESHOLD_END)}", re.DOTALL)
 _MAX_LABELS = 200
 
 
 def write_detector_card(folder: Path, values: Mapping[str, Any], repo_id: str) -> None:
     """Write the card of a detector, unless there is one of somebody else's.
+
+    Of a card that [`mark_threshold`] has prepared, such as that of learned prompts, this part alone is written anew.
 
     Args:
         folder (`Path`): The folder of the detector.
@@ -33,7 +42,19 @@ def write_detector_card(folder: Path, values: Mapping[str, Any], repo_id: str) -
     """
     path = folder / CARD_NAME
     if path.exists() and not is_own_card(path):
-        logger.warning(f"{path} is not the card of a detector and stays as it is; it does not tell of the detector.")
+        # Bytes come back as they were, whatever their encoding.
+        text = path.read_bytes().decode("utf-8", errors="surrogateescape")
+        if _THRESHOLD.search(text) is None:
+            logger.warning(
+                f"{path} is not the card of a detector and stays as it is; it does not tell of the detector."
+            )
+            return
+        note = describe_threshold(values)
+        if "\nprints\n" in text and values["threshold"] is not None:
+            note += "\n\nThe output above may be from before this threshold."
+        part = mark_threshold(note)
+        with atomic_path(path) as partial:
+            partial.write_bytes(_THRESHOLD.sub(lambda _: part, text).encode("utf-8", errors="surrogateescape"))
         return
     with atomic_path(path) as partial:
         partial.write_text(detector_card(values, repo_id, _base_of_adapter(folder, values)), encoding="utf-8")
@@ -116,8 +137,39 @@ detect("photo.jpg")  # {{"verdict": "known" or "unknown", "ood_score": …, "lab
 
 ## Threshold
 
-Each image gets a score; higher = more out of distribution (OOD). {_threshold(values)}
+{describe_threshold(values)}
 """
+
+
+def mark_threshold(note: str) -> str:
+    """Mark the part of a card that says what is unknown, for `write_detector_card` to replace.
+
+    Args:
+        note (`str`): What it says so far.
+
+    Returns:
+        `str`
+    """
+    return f"{_THRESHOLD_BEGIN}\n\n{note}\n\n{_THRESHOLD_END}"
+
+
+def differ_in_threshold_only(path: Path, other: Path) -> bool:
+    """Tell whether two cards that `mark_threshold` has prepared are the same, that part aside."""
+    texts = [card.read_bytes().decode("utf-8", errors="surrogateescape") for card in (path, other)]
+    (first, count), (second, _) = (_THRESHOLD.subn("", text) for text in texts)
+    return count > 0 and first == second
+
+
+def describe_threshold(values: Mapping[str, Any]) -> str:
+    """Word what a score says, above which one an image is unknown, and what that promises.
+
+    Args:
+        values (`Mapping`): What is in `detector.json`.
+
+    Returns:
+        `str`
+    """
+    return f"Each image gets a score; higher = more out of distribution (OOD). {_threshold(values)}"
 
 
 def _threshold(values: Mapping[str, Any]) -> str:
@@ -248,7 +300,10 @@ __all__ = [
     "CARD_NAME",
     "describe_finetuning",
     "describe_held_out",
+    "describe_threshold",
     "detector_card",
+    "differ_in_threshold_only",
     "is_own_card",
+    "mark_threshold",
     "write_detector_card",
 ]

@@ -88,13 +88,22 @@ def check_threshold(threshold: Any) -> float | None:
     return float(threshold)
 
 
-def check_labels(labels: Sequence[str], method: Method, settings: Mapping[str, Any] | None = None) -> list[str]:
+def check_labels(
+    labels: Sequence[str],
+    method: Method,
+    settings: Mapping[str, Any] | None = None,
+    encoder: DualEncoder | PrecomputedEncoder | None = None,
+    has_negatives: bool = False,
+) -> list[str]:
     """Check that labels are some, and enough for a method.
 
     Args:
         labels (`Sequence[str]`): What was given.
         method ([`~clipn_hf.methods.Method`]): A row of `METHODS`.
         settings (`Mapping`, *optional*): All settings of the method; by default its own.
+        encoder ([`DualEncoder`] or [`PrecomputedEncoder`], *optional*):
+            What embeds images and labels. The error lists what it serves; without it, what any encoder does.
+        has_negatives (`bool`, *optional*, defaults to `False`): As for [`unserved`].
 
     Returns:
         `list[str]`
@@ -106,9 +115,11 @@ def check_labels(labels: Sequence[str], method: Method, settings: Mapping[str, A
     settings = method.settings if settings is None else settings
     if len(checked) < (needed := method.labels_needed(settings)):
         remedy = _settings_at_default(method, settings, lambda one: method.labels_needed(one) <= len(checked))
+        provided = {"global"} if encoder is None else provided_needs(encoder, has_negatives)
+        others = (row for row in METHODS.values() if row is not method and row.needs <= provided)
+        able = method_names(row for row in others if row.labels_needed(row.settings) <= len(checked))
         raise ValueError(
-            f"Method {method.name} needs at least {needed} labels, got {checked}; {remedy}use one of "
-            f"{method_names(row for row in METHODS.values() if row.labels_needed(row.settings) <= len(checked))}."
+            f"Method {method.name} needs at least {needed} labels, got {checked}; {remedy}use one of {able}."
         )
     return checked
 
@@ -316,7 +327,7 @@ def unserved(
     lacking = [need for need in _REMEDIES if need in needs - provided]
     if not lacking:
         return None
-    usable = method_names(row for row in METHODS.values() if row.needs <= provided)
+    usable = method_names(row for row in METHODS.values() if row is not method and row.needs <= provided)
     got = type(encoder.model).__name__ if isinstance(encoder, DualEncoder) else type(encoder).__name__
     needed, remedy = NEEDS[lacking[0]], ""
     if method.needs <= provided:

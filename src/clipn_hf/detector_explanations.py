@@ -138,7 +138,7 @@ def explain_results(
         compared = torch.stack([own - other for *_, own, other in listed])
         maps = compare_patches(patches[row : row + 1], compared)[0]
         evidence = tuple(
-            Evidence(kind, name, probability, float(own @ embeddings[row]), one)
+            Evidence(kind, name, probability, float(own @ embeddings[row]), one, relative or path == "discrepancy")
             for (kind, name, probability, own, _), one in zip(listed, maps, strict=True)
         )
         explanations.append(Explanation(picture, result, evidence, path, relative))

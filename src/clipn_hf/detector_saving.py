@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers.utils import logging
 from transformers.utils.peft_utils import ADAPTER_CONFIG_NAME
 
-from .detector_card import CARD_NAME, is_own_card, write_detector_card
+from .detector_card import CARD_NAME, differ_in_threshold_only, is_own_card, write_detector_card
 from .detector_files import DETECTOR_NAME, read_detector, read_tensors, write_detector
 from .encoders import EMBEDDED_CHECKPOINT, DualEncoder, PrecomputedEncoder
 from .modeling.learned_prompts import LEARNED_PROMPTS_NAME
@@ -179,7 +179,7 @@ def upload_detector(folder: Path, files: list[str], repo_id: str, **hub_argument
         api.create_branch(repo_id, branch=revision, exist_ok=True)
     # Only now its name is known in full.
     write_detector_card(folder, values, repo_id)
-    if not _is_own_card(api, repo_id, revision):
+    if not _may_replace_card(folder, api, repo_id, revision):
         logger.warning(f"The {CARD_NAME} of {repo_id} is not the card of a detector and stays as it is.")
         files = [name for name in files if name != CARD_NAME]
     hub_arguments.setdefault("commit_message", "Upload detector")
@@ -203,13 +203,13 @@ def unstack_digests(stacked: Tensor | None) -> frozenset[bytes]:
     return frozenset() if stacked is None else frozenset(bytes(row) for row in stacked.numpy())
 
 
-def _is_own_card(api: HfApi, repo_id: str, revision: str | None) -> bool:
-    """Whether the card of a repository, if it has one, may be replaced."""
+def _may_replace_card(folder: Path, api: HfApi, repo_id: str, revision: str | None) -> bool:
+    """Whether the card of a repository, if it has one, may be replaced by that of the folder."""
     try:
         path = api.hf_hub_download(repo_id, CARD_NAME, revision=revision)
     except EntryNotFoundError:
         return True
-    return is_own_card(Path(path))
+    return is_own_card(Path(path)) or differ_in_threshold_only(Path(path), folder / CARD_NAME)
 
 
 def _place_of_weights(encoder: DualEncoder, folder: Path, include_weights: bool) -> dict[str, Any]:

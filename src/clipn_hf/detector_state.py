@@ -21,6 +21,7 @@ from .detector_checks import (
     check_labels,
     check_served,
     check_threshold,
+    default_method,
     make_encoder,
 )
 from .detector_negatives import Asked, PairEmbedder, make_bank, read_negatives, same_bank
@@ -232,8 +233,21 @@ class DetectorState:
         self._texts = embed_texts(encoder, method, self._settings, wording) if texts is None else texts
         if texts is None:
             self._check_groups(self._texts)
+        self._warn_of_learned_prompts()
         self._drop_lost_negatives()
         self._embedded_with = self._model_state()
+
+    def _warn_of_learned_prompts(self) -> None:
+        """Say on the log, once in a process, that the verdict will come from a rule for other prompts."""
+        learned = getattr(self._encoder, "learned_prompts", None)
+        decides_by_rule = self.threshold is None and self._method.is_ood is not None and "no" in self._method.needs
+        if learned is None or not decides_by_rule or self._texts.templates != learned.templates:
+            return
+        logger.warning_once(
+            f'The threshold-free rule of method {self._method.name} compares labels in learned prompts with "no" '
+            "texts that were not learned with them, so that its verdicts may not hold; calibrate the detector with "
+            f"images of your labels, or use method {default_method(learned)}, which these prompts were trained for."
+        )
 
     def __repr__(self) -> str:
         name = self.encoder.source or type(getattr(self.encoder, "model", self.encoder)).__name__
@@ -525,7 +539,10 @@ class DetectorState:
         """Change `labels`, `templates`, `no_templates` and `negatives`, all together or, on an error, none of them."""
         self._follow_model()
         if "labels" in changes:
-            changes["labels"] = check_labels(changes["labels"], self.method, self._settings)
+            has_negatives = self._wording.negatives is not None
+            changes["labels"] = check_labels(
+                changes["labels"], self.method, self._settings, self._encoder, has_negatives
+            )
             if changes["labels"] == self._wording.labels:
                 del changes["labels"]
         if "negatives" in changes:

@@ -34,7 +34,8 @@ _MARGIN = 32
 _TITLE = 54
 _HEADING = 34
 _CAPTION = 54
-_FOOTER = 20
+_FOOTER = 20  # A line of the legend
+_LEGEND = 16
 _BAR = 14
 _SCALE = 62  # The bar of colours, with its numbers
 _PAPER, _INK, _FADED = "#F3F4F6", "#1A1F26", "#5A6472"
@@ -117,9 +118,10 @@ def draw_explanations(
     map goes from its least to its largest value, also that of a text for which nothing speaks. Of each row the first
     12 maps are drawn.
 
-    Small pictures are magnified pixel by pixel, large ones scaled down. Text that does not fit is shortened. The font
-    is the one that ships with Pillow, which has ASCII letters only: accents are left out, other letters become
-    question marks, and a text that has nothing else is called by its number.
+    Small pictures are magnified pixel by pixel, large ones scaled down. Text that does not fit is shortened, but for
+    the legend, which is broken into lines. The font is the one that ships with Pillow, which has ASCII letters only:
+    accents are left out, other letters become question marks, and a text that has nothing else is called by its
+    number.
 
     Args:
         explanations (`Sequence` of [`~clipn_hf.similarity_maps.Explanation`]): At least one, and at most 50.
@@ -148,15 +150,16 @@ def draw_explanations(
         for own, cell in zip(rows, cells, strict=True)
     ]
     top = _MARGIN + (_TITLE if title else 0)
+    inside = panels * (width + _GAP) + _SCALE
+    legend = _lines(_legend(explanations[0]), _LEGEND, inside)
     sheet = Image.new(
         "RGB",
         (
-            2 * _MARGIN + panels * (width + _GAP) + _SCALE,
-            top + sum(heights) + (len(heights) - 1) * 2 * _GAP + _FOOTER + _GAP + _MARGIN,
+            2 * _MARGIN + inside,
+            top + sum(heights) + (len(heights) - 1) * 2 * _GAP + len(legend) * _FOOTER + _GAP + _MARGIN,
         ),
         _PAPER,
     )
-    inside = sheet.width - 2 * _MARGIN
     if title:
         _write(sheet, _MARGIN, _MARGIN - 8, title, 30, inside)
     for position, (explanation, own, cell, height) in enumerate(zip(explanations, rows, cells, heights, strict=True)):
@@ -166,7 +169,8 @@ def draw_explanations(
             upper += _HEADING
         _draw_rows(sheet, upper, width, cell, explanation, own)
         top += height + 2 * _GAP
-    _write(sheet, _MARGIN, top - _GAP, _legend(explanations[0]), 16, inside, _FADED)
+    for number, line in enumerate(legend):
+        _write(sheet, _MARGIN, top - _GAP + number * _FOOTER, line, _LEGEND, inside, _FADED)
     return sheet
 
 
@@ -302,6 +306,19 @@ def _write(sheet: Image.Image, left: int, top: int, text: str, size: int, width:
             text = text[:-1]
         text = f"{text.rstrip()}…"
     ImageDraw.Draw(sheet).text((left, top), text, fill=color, font=font)
+
+
+def _lines(text: str, size: int, width: int) -> list[str]:
+    """Break a text into lines that fit; a word that does not is a line by itself."""
+    first, *words = text.split()
+    lines = [first]
+    for word in words:
+        longer = f"{lines[-1]} {word}"
+        if _font(size).getlength(longer) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines
 
 
 @functools.cache

@@ -35,6 +35,7 @@ from .modeling.learned_prompts import (
     LearnedPrompts,
     attach_learned_prompts,
     find_learned_prompts,
+    image_weights_digest,
     is_embedded_checkpoint,
     load_learned_prompts,
     text_weights_digest,
@@ -351,12 +352,15 @@ def _fit_learned_prompts(
             f"{base} is a {type(model).__name__}. Correct `base_model_name_or_path` in its {ADAPTER_CONFIG_NAME}."
         )
     dtype = getattr(torch, str(learned.base.get("dtype")), torch.float32)
-    if learned.base.get("text_weights_sha256") not in (None, text_weights_digest(model, dtype)):
+    for part, compute_digest in (("text", text_weights_digest), ("image", image_weights_digest)):
+        recorded = learned.base.get(f"{part}_weights_sha256")
+        if recorded is None or recorded == compute_digest(model, dtype):
+            continue
         revision = learned.base.get("revision")
         trained_on = f"{learned.base.get('id') or 'a model'}{'' if revision is None else f' at revision {revision}'}"
         raise IncompleteCheckpointError(
-            f"The adapter {source} was trained on another backbone: its prompts were learned with the text encoder of "
-            f"{trained_on}, whose weights are others than those of its base model {base}. Name the right model and "
+            f"The adapter {source} was trained on another backbone: its prompts were learned with the {part} encoder "
+            f"of {trained_on}, whose weights are others than those of its base model {base}. Name the right model and "
             f"revision in its {ADAPTER_CONFIG_NAME}, or train the prompts anew."
         )
     if processor is None:

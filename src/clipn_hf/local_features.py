@@ -315,6 +315,9 @@ def _find_tower(model: Any) -> _Tower | str:
     encoder = getattr(model, "vision_model", None)
     if encoder is None:
         return "it has no image encoder `vision_model`"
+    # An image encoder alone has neither of these methods.
+    if hasattr(model, "get_text_features") and not hasattr(model, "get_image_features"):
+        return "it has no `get_image_features`, so that its `vision_model` is for something else, such as videos"
     name, convolution = type(encoder).__name__, _part(encoder, "embeddings.patch_embedding")
     if getattr(encoder, "head", None) is not None:
         return f"its image encoder {name} pools all patches by a head, which has no meaning for a single one"

@@ -109,7 +109,7 @@ class OODPipeline(Pipeline):
                 `Image`, or else the one called `"image"`, is read. In place of an image, a dictionary with one under
                 `"image"` will do.
             candidate_labels (`Sequence[str]`): The known classes. They are encoded once, and kept for later calls. May
-                be left out for a detector that was saved.
+                be left out for a detector that was saved, and for learned prompts, whose labels are the default.
             method (`str`, *optional*):
                 A key of `clipn_hf.methods.METHODS`; by default that of the detector, else as in [`OODDetector`]:
                 `"atd"`, or that which learned prompts were trained for.
@@ -154,6 +154,8 @@ class OODPipeline(Pipeline):
         method = default_method(learned) if self.detector is None else self.detector.method.name
         get_method(options.get("method", method)).resolve_settings(settings, CALL_OPTIONS)
         labels, top_k = options.pop("candidate_labels", None), options.pop("top_k", TOP_K)
+        if labels is None and self.detector is None and learned is not None:
+            labels = learned.labels
         top_negatives = options.pop("top_negatives", TOP_NEGATIVES)
         path = _explaining_path(options.pop("explain", False))
         check_count("top_k", top_k)

@@ -127,6 +127,9 @@ class Evidence:
             share among all labels and negative labels.
         cosine (`float`): That of the whole image with the text.
         map (`torch.Tensor` of shape `(rows, columns)`): Float32, on the CPU, higher = speaks more for the text.
+        has_zero (`bool`, *optional*, defaults to `False`):
+            Whether only what is above 0 on the map speaks for the text, because it was compared with others, or is on
+            the path `"discrepancy"`.
     """
 
     kind: Kind
@@ -134,10 +137,13 @@ class Evidence:
     probability: float
     cosine: float
     map: Tensor
+    has_zero: bool = False
 
     @property
-    def region(self) -> Region:
-        """Where the evidence is, as [`find_region`] finds it."""
+    def region(self) -> Region | None:
+        """Where the evidence is, as [`find_region`] finds it; None if no patch speaks for the text."""
+        if self.has_zero and not (self.map > 0).any():
+            return None
         return find_region(self.map)
 
 
@@ -357,7 +363,8 @@ def find_region(values: Tensor) -> Region:
 
     That are the strongest patch and those that hang together with it, side by side, and are not below the middle
     between the least and the largest value of the map; of a map with values on both sides of 0, not below half of the
-    largest. The region of a map without any differences is all of it.
+    largest. The region of a map without any differences is all of it. A map without a positive value has a region,
+    too, where least speaks against the text; [`Evidence.region`] leaves it out.
 
     Args:
         values (`torch.Tensor` of shape `(rows, columns)`): A map.

@@ -180,6 +180,16 @@ def test_encoders_without_an_unknown_prompt_are_refused(tiny_clip: CLIPModel, ti
         OODDetector(DualEncoder(tiny_clip, tiny_processor), LABELS, "clip_os")
 
 
+def test_encoders_without_patches_are_refused_with_gl_mcm(tiny_clip: CLIPModel, tiny_processor: CLIPProcessor) -> None:
+    add_context_tokens(tiny_clip, tiny_processor, LABELS, num_tokens=2, unknown=True)
+    # As that of SigLIP has one.
+    tiny_clip.vision_model.head = torch.nn.Identity()
+    encoder = DualEncoder(tiny_clip, tiny_processor)
+    message = r'got CLIPModel; give `combination="mcm"`, or give a CLIP whose .*, or use one of (?!.*clip_os).*mcm'
+    with pytest.raises(ValueError, match=message):
+        OODDetector(encoder, LABELS, "clip_os", combination="gl_mcm")
+
+
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [
@@ -218,7 +228,8 @@ def test_one_label_competes_with_the_unknown_alone(
         found = detector.score(files)
         assert ((found > 0) & (found < 1)).all()
     message = (
-        r"Method clip_os needs at least 2 labels, got \['cat'\]; give `combination=\"mcm\"`, or use one of .*max_logit"
+        r"Method clip_os needs at least 2 labels, got \['cat'\]; give `combination=\"mcm\"`, "
+        r"or use one of (?!.*(clip_os|sigmoid)).*max_logit"
     )
     with pytest.raises(ValueError, match=message):
         OODDetector(encoder, ["cat"], "clip_os", combination="gl_mcm")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from huggingface_hub import ModelCard
 from peft import PeftModel, get_peft_model
 from PIL import Image
@@ -144,7 +145,7 @@ def test_metadata(tiny_clip: CLIPModel, tiny_processor: CLIPProcessor, tmp_path:
 def test_missing_parts_are_comments(tiny_clip: CLIPModel, tiny_processor: CLIPProcessor, tmp_path: Path) -> None:
     model = adapt(tiny_clip, tiny_processor, {"method": "coop"})
     card = write_few_shot_card(tmp_path, model=model, base_model="runs/clip-tiny/").read_text(encoding="utf-8")
-    comments = re.findall(r"<!-- .* -->", card)
+    comments = re.findall(r"<!-- (?!Threshold, |End of the threshold).* -->", card)
     assert len(comments) == 5, card
     assert "None" not in card
     assert "model-index" not in card
@@ -171,7 +172,7 @@ def test_duration(seconds: float, words: str) -> None:
     [
         ("mcm", {}, "Until then each image is given its nearest class."),
         ("clip_os", {}, "Until then each image is given its nearest class."),
-        ("mcm", {"threshold": 0.25}, "An image is unknown when its score exceeds 0.25."),
+        ("mcm", {"threshold": 0.25}, "An image is unknown when its score exceeds 0.25. It was set by hand"),
     ],
 )
 def test_how_verdicts_come_about(
@@ -225,6 +226,51 @@ def test_snippet_of_a_plain_adapter(
     monkeypatch.chdir(folder)
     exec(snippet, {})
     assert re.fullmatch(r"red.png: (cat|dog), OOD score \d\.\d{3}", capsys.readouterr().out.splitlines()[0])
+
+
+def test_calibration_tells_the_card(
+    tiny_processor: CLIPProcessor,
+    pictures: list[str],
+    clip_folder: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    clip = CLIPModel.from_pretrained(clip_folder)
+    model = adapt(clip, tiny_processor, {"method": "clip_os"}, unknown=True)
+    folder = tmp_path / "pets"
+    model.save_pretrained(folder)
+    tiny_processor.save_pretrained(folder)
+    save_learned_prompts(model.get_base_model().learned_prompts, folder)
+    (folder / "README.md").unlink()
+    detector = OODDetector(DualEncoder.from_pretrained(folder, device="cpu"), ["cat", "dog"])
+    detector.save_pretrained(folder, include_weights=False)
+    path = write_few_shot_card(folder, model=model, detector=detector, sample_images=pictures)
+    # What somebody adds to the card stays, in whatever encoding.
+    path.write_bytes(path.read_bytes().replace(b"## Limits", b"Ours, from a caf\xe9.\r\n\n## Limits"))
+    marked = re.compile(rb"<!-- Threshold, .*<!-- End of the threshold. -->", re.DOTALL)
+    before = marked.sub(b"", path.read_bytes())
+    assert b"Until then" not in before
+    held_out = torch.randn(60, detector.dim, generator=torch.Generator().manual_seed(0))
+    for share in (0.1, 0.3):
+        calibration = detector.calibrate(held_out, share)
+        detector.save_pretrained(folder, include_weights=False)
+        card = path.read_bytes()
+        assert marked.sub(b"", card) == before
+        text = card.decode("utf-8", errors="replace")
+        assert text.count(f"An image is unknown when its score exceeds {calibration.threshold:.6g}.") == 1
+        assert text.count("An image is unknown when") == text.count(calibration.promise) == 1
+        assert f"SHA-256 of these images: `{calibration.data_sha256}`" in text
+        assert "Until then" not in text
+        assert "The output above may be from before this threshold." in text
+    # The card of a detector that has its threshold already says the same.
+    path.unlink()
+    again = write_few_shot_card(folder, model=model, detector=detector).read_text(encoding="utf-8")
+    assert calibration.promise in again
+    assert "Until then" not in again
+    detector.threshold = None
+    detector.save_pretrained(folder, include_weights=False)
+    assert "None: the detector gives scores and no verdicts." in path.read_text(encoding="utf-8")
+    assert "stays as it is" not in caplog.text
 
 
 def test_base_model_is_that_of_the_prompts(

@@ -22,6 +22,9 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from clipn_hf import DualEncoder, OODDetector, pipeline
+from clipn_hf.evaluation.metrics import auroc
+from clipn_hf.methods import METHODS
+from clipn_hf.training.classification_results import SCORE_TITLES
 
 TRAINING = Path(__file__).parents[2] / "training"
 RECIPES = {"coop": "coop", "locoop": "locoop", "clip-os": "clip_os"}
@@ -112,7 +115,7 @@ def test_run(
     assert {name: found["images"] for name, found in record["images"].items()} == {"train": 4, "id": 7, "noise": 10}
     assert record["images"]["id"]["unreadable"] == 1
     assert record["labels"] == ["cat", "dog"]
-    own = {"clip_os", "clip_os_mcm"} if recipe == "clip-os" else set()
+    own = {"clip_os", "clip_os_gl_mcm", "unknown_probability"} if recipe == "clip-os" else set()
     assert record["zero_shot"]["ood"]["noise"].keys() == {"mcm", "gl_mcm", "max_logit"}
     assert record["trained"]["ood"]["noise"].keys() == {"mcm", "gl_mcm", "max_logit", *own}
     assert len(record["trained"]["ood"]["noise"]["mcm"]["fpr95_interval"]) == 2
@@ -137,6 +140,17 @@ def test_run(
     assert (detector.method.name, detector.labels) == (method, ["cat", "dog"])
     if recipe == "clip-os":
         assert detector.settings["combination"] == "mcm"
+    # Scores have the names of the methods, whose defaults they are, and are what these measure.
+    pictures = [sorted((photos / name).rglob("*.png")) for name in ("id/test", "noise")]
+    for name in {method, *own}:
+        judged, settings = script.SCORES[name]
+        known, unknown = (
+            OODDetector(encoder, ["cat", "dog"], judged, **settings).score(
+                [path for path in paths if path.stat().st_size > 9]
+            )
+            for paths in pictures
+        )
+        assert auroc(known, unknown) == pytest.approx(record["trained"]["ood"]["noise"][name]["auroc"], abs=0.03)
     assert pipeline("ood-detection", model=str(folder), device="cpu")(str(image))["label"] in ("cat", "dog")
     # A threshold is not to be found with what was trained on.
     assert detector.threshold is None
@@ -300,13 +314,28 @@ def test_contradictions(
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("score", ["clip_os", "clip_os_mcm"])
+@pytest.mark.parametrize("score", ["clip_os", "clip_os_gl_mcm", "unknown_probability"])
 def test_scores_of_another_method(
     score: str, script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):
         script.parse_arguments(arguments(tmp_path, tmp_path, tmp_path, "coop", score=score))
     assert f"`score {score}` needs a prompt for the unknown" in capsys.readouterr().err
+
+
+def test_scores_are_called_what_methods_are(script: ModuleType) -> None:
+    for name, (method, settings) in script.SCORES.items():
+        differs = {**METHODS[method].settings, **settings} != METHODS[method].settings
+        assert (name != method) == differs
+        assert name in SCORE_TITLES
+    assert SCORE_TITLES["clip_os_gl_mcm"] == "CLIP-OS with GL-MCM"
+
+
+def test_a_detector_that_looks_at_patches(script: ModuleType, photos: Path, clip_folder: Path, tmp_path: Path) -> None:
+    given = arguments(photos, clip_folder, tmp_path, score="clip_os_gl_mcm", num_train_epochs=1)
+    script.main(*script.parse_arguments(given))
+    detector = OODDetector.from_pretrained(tmp_path, device="cpu")
+    assert (detector.method.name, detector.settings["combination"]) == ("clip_os", "gl_mcm")
 
 
 def test_each_method_has_its_own_arguments(script: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:

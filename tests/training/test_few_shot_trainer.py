@@ -203,7 +203,7 @@ def test_evaluation(make_trainer: Make, method: str, tmp_path: Path) -> None:
     of_id, of_ood = (encoder.image_embeddings(encoder.prepare_images(images)) for images in pictures)
     judged: dict[str, tuple[str, dict[str, Any]]] = {"mcm": ("mcm", {})}
     if method == "clip_os":
-        judged |= {"clip_os": ("clip_os", {"combination": "none"}), "clip_os_mcm": ("clip_os", {})}
+        judged |= {"clip_os": ("clip_os", {}), "unknown_probability": ("clip_os", {"combination": "none"})}
     for score, (row, settings) in judged.items():
         detector = OODDetector(encoder, LABELS, row, **settings)
         known, unknown = detector.score(of_id), detector.score(of_ood)
@@ -324,6 +324,9 @@ def test_checkpoints_of_other_runs(make_trainer: Make, tmp_path: Path, clip_fold
     other = CLIPModel.from_pretrained(clip_folder, dtype=torch.float32)
     with torch.no_grad():
         other.text_projection.weight.mul_(1.01)
+    other_images = CLIPModel.from_pretrained(clip_folder, dtype=torch.float32)
+    with torch.no_grad():
+        other_images.visual_projection.weight.mul_(1.01)
     for given, message in (
         (
             {"labels": LABELS[::-1]},
@@ -333,12 +336,19 @@ def test_checkpoints_of_other_runs(make_trainer: Make, tmp_path: Path, clip_fold
         ({"num_context_tokens": 4}, "the context tokens differ, 3 there and 4 here"),
         ({"class_specific": True}, "the context tokens differ"),
         ({"model": other}, "the model differs, '"),
+        ({"model": other_images}, "the image encoder differs, '"),
         ({"method": "locoop"}, "the method differs, 'coop' there and 'locoop' here"),
     ):
         trainer = make_trainer(**{**options, **given})
         with pytest.raises(ValueError, match=rf"checkpoint-3 is of another run: {message}"):
             trainer.train(resume_from_checkpoint=checkpoint)
     trainer = make_trainer(**options)
+    trainer.check_checkpoint(checkpoint)
+    # What does not tell of its image encoder is not refused for that.
+    file = Path(checkpoint, "learned_prompts.json")
+    content = json.loads(file.read_text())
+    del content["base"]["image_weights_sha256"]
+    file.write_text(json.dumps(content))
     trainer.check_checkpoint(checkpoint)
     with pytest.raises(FileNotFoundError, match="There is no folder org/missing to resume from; give that of a"):
         trainer.train(resume_from_checkpoint="org/missing")
@@ -439,6 +449,18 @@ def test_prompts_of_all_kinds(make_trainer: Make) -> None:
     embedding = base.text_model.get_input_embeddings()
     ids = words.processing_class.tokenizer("a photo of a", add_special_tokens=False)["input_ids"]
     assert torch.equal(context(words), embedding.weight[ids].detach())
+
+
+@pytest.mark.parametrize(
+    ("given", "fix"),
+    [
+        ({"num_context_tokens": 80}, "fewer `num_context_tokens`"),
+        ({"context_init": "photo " * 80}, "a shorter `context_init`"),
+    ],
+)
+def test_a_context_that_is_too_long_is_named_as_it_was_given(make_trainer: Make, given: Any, fix: str) -> None:
+    with pytest.raises(ValueError, match=f"the text encoder reads 77 at most. Give {fix}, or shorten the label."):
+        make_trainer(**given)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -44,7 +44,7 @@ NEEDS: Mapping[Need, str] = MappingProxyType(
     }
 )
 
-# From what was learnt, the settings, the labels and the templates, to what a detector remembers of it.
+# From what was learned, the settings, the labels and the templates, to what a detector remembers of it.
 Report = Callable[
     [Mapping[str, "Tensor"], Mapping[str, Any], Sequence[str], Sequence[str]],
     dict[str, Any],
@@ -62,7 +62,7 @@ class MethodInputs:
         similarity (`torch.Tensor` of shape `(batch, classes)`): Cosines between images and class texts, in [-1, 1].
         logits (`torch.Tensor` of shape `(batch, classes)`):
             The cosines times the logit scale, plus the logit bias of models that have one; or those of the classifier
-            that the method has learnt.
+            that the method has learned.
         no_logits (`torch.Tensor` of shape `(batch, classes)`, *optional*):
             The same for the "no" texts; None unless the method needs them.
         image_embeddings (`torch.Tensor` of shape `(batch, dim)`, *optional*): Those of the images, of unit norm.
@@ -324,7 +324,7 @@ class Method:
         return {name: settings[name] for name in _defaults(function) if name in settings}
 
     def learns_the_same(self, settings: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-        """Tell whether what is learnt with some settings serves with others.
+        """Tell whether what is learned with some settings serves with others.
 
         Args:
             settings (`Mapping`): All settings that the method was fitted with.

@@ -23,6 +23,7 @@ from .learned_prompts import (
     LearnedPrompts,
     attach_learned_prompts,
     find_learned_prompts,
+    image_weights_digest,
     is_embedded_checkpoint,
     text_weights_digest,
 )
@@ -152,7 +153,8 @@ def add_context_tokens(
     _check_tokens(tokenizer, tokens, [*labels, unknown_label, template_end])
     texts = [*labels, *([unknown_label] if unknown and not own else [])]
     lengths = {unknown_label: num_unknown_tokens} if own else {}
-    _check_lengths(model, tokenizer, texts, lengths, num_tokens, template_end)
+    fix = "a shorter `init_text`" if init_ids else "fewer `num_tokens`"
+    _check_lengths(model, tokenizer, texts, lengths, num_tokens, template_end, fix)
     base = _describe_base(model, revision)
 
     add_placeholders(tokenizer, tokens)
@@ -299,7 +301,7 @@ def _check_tokens(tokenizer: Any, tokens: list[str], texts: list[str]) -> None:
 
 
 def _check_lengths(
-    model: Any, tokenizer: Any, texts: list[str], lengths: dict[str, int], num_tokens: int, template_end: str
+    model: Any, tokenizer: Any, texts: list[str], lengths: dict[str, int], num_tokens: int, template_end: str, fix: str
 ) -> None:
     """Check that the prompts of texts, and of others whose own lengths are given, can be read to their end."""
     max_length = find_max_text_length(model, tokenizer)
@@ -310,7 +312,7 @@ def _check_lengths(
     if found[longest] + num_tokens > max_length:
         raise ValueError(
             f"The prompt of {longest!r} has {found[longest] + num_tokens} tokens, {num_tokens} of them its context, "
-            f"but the text encoder reads {max_length} at most. Give fewer `num_tokens`, or shorten the label."
+            f"but the text encoder reads {max_length} at most. Give {fix}, or shorten the label."
         )
 
 
@@ -325,6 +327,7 @@ def _describe_base(model: Any, revision: str | None) -> dict[str, Any]:
         "class": type(model).__name__,
         "dtype": str(model.dtype).removeprefix("torch."),
         "text_weights_sha256": text_weights_digest(model, model.dtype),
+        "image_weights_sha256": image_weights_digest(model, model.dtype),
     }
     if is_clipn:
         description["no_prompts"] = {setting: getattr(model.config, setting) for setting in PROMPT_SETTINGS}

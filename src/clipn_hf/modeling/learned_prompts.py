@@ -29,6 +29,8 @@ from .prompt_settings import find_file
 LEARNED_PROMPTS_NAME = "learned_prompts.json"
 # What the text embedding of a CLIP, or that of a CLIPN, depends on.
 TEXT_PARTS = ("text_model.", "text_projection.")
+# What the image embedding depends on.
+IMAGE_PARTS = ("vision_model.", "visual_projection.")
 # How many labels a message lists.
 MAX_NAMED = 5
 
@@ -54,9 +56,9 @@ class LearnedPrompts:
         vocab_size (`int`): How many rows the token embedding has with them.
         eos_token_id (`int`): The token that ends texts, at which they are pooled.
         base (`dict`):
-            The model that it was learned on: `"id"`, `"revision"`, `"class"`; `"dtype"` and `"text_weights_sha256"` as
-            [`text_weights_digest`] gives it, by which another model is refused; and, for a CLIPN, `"no_prompts"`, the
-            form of its "no" prompts.
+            The model that it was learned on: `"id"`, `"revision"`, `"class"`; `"dtype"`, `"text_weights_sha256"` and
+            `"image_weights_sha256"` as [`text_weights_digest`] and [`image_weights_digest`] give them, by which
+            another model is refused; and, for a CLIPN, `"no_prompts"`, the form of its "no" prompts.
         trained_with (`dict` or `None`): What it was learned by, for cards.
     """
 
@@ -239,9 +241,26 @@ def text_weights_digest(model: Any, dtype: torch.dtype) -> str:
     Returns:
         `str`: In hexadecimal.
     """
+    return _weights_digest(model, TEXT_PARTS, dtype)
+
+
+def image_weights_digest(model: Any, dtype: torch.dtype) -> str:
+    """Compute SHA-256 of the weights of the image encoder of a CLIP or CLIPN: names, shapes and values.
+
+    Args:
+        model ([`~transformers.CLIPModel`] or [`CLIPNModel`]): Without adapter.
+        dtype (`torch.dtype`): As for [`text_weights_digest`].
+
+    Returns:
+        `str`: In hexadecimal.
+    """
+    return _weights_digest(model, IMAGE_PARTS, dtype)
+
+
+def _weights_digest(model: Any, parts: tuple[str, ...], dtype: torch.dtype) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
-        if name.startswith(TEXT_PARTS):
+        if name.startswith(parts):
             digest.update(f"{name} {tuple(tensor.shape)}\n".encode())
             digest.update(tensor.detach().to("cpu", dtype).reshape(-1).contiguous().view(torch.uint8).numpy())
     return digest.hexdigest()
@@ -263,6 +282,7 @@ __all__ = [
     "LearnedPrompts",
     "attach_learned_prompts",
     "find_learned_prompts",
+    "image_weights_digest",
     "is_embedded_checkpoint",
     "load_learned_prompts",
     "parse_learned_prompts",

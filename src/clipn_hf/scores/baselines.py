@@ -200,6 +200,9 @@ def mcm(similarity: Tensor, temperature: float = 1.0) -> Tensor:
 
     \\( 1 - \max_j \operatorname{softmax}_j(s / T) \\) for cosines \\( s \\) between an image and the class texts.
 
+    At \\( T = 1 \\) over 1,000 classes all scores lie so close to 1 that float32 has only about 1,000 to 10,000
+    distinct values for them, and different images may get the same; a smaller \\( T \\) spreads them.
+
     Args:
         similarity (`torch.Tensor` of shape `(batch, classes)`):
             Cosines \\( s \\) in [-1, 1], **not** multiplied by the logit scale, at least two classes.

@@ -62,6 +62,9 @@ def mcm_with_unknown(
     class counts as often as \\( w \\) times all classes together. Counted once, one class among many would hardly tell
     at \\( T = 1 \\), where all cosines have nearly the same probability.
 
+    At \\( T = 1 \\) over 1,000 classes all scores lie so close to 1 that float32 has only about 1,000 to 10,000
+    distinct values for them, and different images may get the same; a smaller \\( T \\) spreads them.
+
     Args:
         similarity (`torch.Tensor` of shape `(batch, classes)`):
             Cosines \\( s \\) in [-1, 1], **not** multiplied by the logit scale, at least one class.

@@ -34,8 +34,9 @@ SCORE_TITLES: Mapping[str, str] = {
     "relative_mahalanobis": "relative Mahalanobis",
     "mcm": "MCM",
     "gl_mcm": "GL-MCM",
-    "clip_os": "unknown probability",
-    "clip_os_mcm": "CLIP-OS with MCM",
+    "clip_os": "CLIP-OS with MCM",
+    "clip_os_gl_mcm": "CLIP-OS with GL-MCM",
+    "unknown_probability": "unknown probability",
 }
 RESAMPLES = 1000
 _METRICS: Mapping[str, Callable[..., float]] = {"auroc": auroc, "fpr95": fpr_at_tpr}

@@ -142,8 +142,8 @@ class CLIPOSTrainer(FewShotTrainer):
     Of each image, the patches that show its class are found and averaged, by what the encoder as it came says of them
     under the templates of the model. In every step, outliers are mixed of these features of two classes each, of all
     training images, so that it does not matter which classes a batch has. The loss is [`clip_os_loss`]. Arguments,
-    errors and checkpoints are those of [`FewShotTrainer`]; evaluations also report the method `clip_os` as
-    `clip_os_mcm`, and, as `clip_os`, the probability of the unknown class alone (`combination="none"`). With
+    errors and checkpoints are those of [`FewShotTrainer`]; evaluations also report the method `clip_os`,
+    and, as `unknown_probability`, the probability of the unknown class alone (`combination="none"`). With
     `num_cached_views=0`, outliers are mixed of images as they are.
 
     Example:
@@ -242,8 +242,8 @@ class CLIPOSTrainer(FewShotTrainer):
         scale = self.model.logit_scale
         return {
             **super().ood_scores(logits),
-            "clip_os": unknown_probability(known, unknown),
-            "clip_os_mcm": mcm_with_unknown(known / scale, unknown / scale),
+            "clip_os": mcm_with_unknown(known / scale, unknown / scale),
+            "unknown_probability": unknown_probability(known, unknown),
         }
 
     def _outliers(self, features: Mapping[str, Tensor], batch_size: int) -> Tensor | None:

@@ -16,6 +16,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import TrainingArguments
 
 from ..detector import OODDetector
+from ..detector_card import describe_threshold, mark_threshold
 from ..detector_checks import default_method
 from ..files import atomic_path
 from ..hub_names import is_hub_id
@@ -205,7 +206,7 @@ def write_few_shot_card(
         snippet=make_snippet(model_id, shown_images, None if detector else prompts.labels, default_method(prompts)),
         output=print_results(detector, samples) if detector and samples else None,
         labels=_labels(prompts.labels),
-        verdict_note=_verdict_note(detector),
+        threshold=mark_threshold(_threshold_note(detector)),
         results=format_metrics(measured) if measured else None,
         results_note=_results_note(id_dataset, ood_datasets),
         prompt_table=_prompt_table(prompts, model, base_model),
@@ -247,15 +248,16 @@ def _labels(labels: Sequence[str]) -> str:
     return f"Its classes: {listed}{more}."
 
 
-def _verdict_note(detector: OODDetector | None) -> str:
+def _threshold_note(detector: OODDetector | None) -> str:
     if detector is None or (detector.threshold is None and detector.method.is_ood is None):
         return (
             "The score alone does not say what is unknown: `OODDetector.calibrate` finds a threshold, with images of "
             "the classes that were not trained on. Until then each image is given its nearest class."
         )
-    if detector.threshold is None:
-        return f"What is unknown is decided by the rule of the method `{detector.method.name}`, without a threshold."
-    return f"An image is unknown when its score exceeds {detector.threshold:.6g}."
+    calibration = None if detector.calibration is None else detector.calibration.to_dict()
+    return describe_threshold(
+        {"method": detector.method.name, "threshold": detector.threshold, "calibration": calibration}
+    )
 
 
 def _quote(text: str) -> str:

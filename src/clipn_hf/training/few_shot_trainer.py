@@ -274,17 +274,23 @@ class FewShotTrainer(Trainer):
 
     def _add_prompts(self, model: Any, processor: Any, args: FewShotArguments, **unknown: Any) -> LearnedPrompts:
         """Give model and processor the tokens that are learned."""
-        return add_context_tokens(
-            model,
-            processor,
-            self.labels,
-            num_tokens=args.num_context_tokens,
-            init_text=args.context_init,
-            class_specific=args.class_specific,
-            class_position=args.class_position,
-            seed=args.seed,
-            **unknown,
-        )
+        try:
+            return add_context_tokens(
+                model,
+                processor,
+                self.labels,
+                num_tokens=args.num_context_tokens,
+                init_text=args.context_init,
+                class_specific=args.class_specific,
+                class_position=args.class_position,
+                seed=args.seed,
+                **unknown,
+            )
+        except ValueError as error:
+            message = str(error)
+            for theirs, own in (("num_tokens", "num_context_tokens"), ("init_text", "context_init")):
+                message = message.replace(f"`{theirs}`", f"`{own}`")
+            raise ValueError(message) from error
 
     def encode_images(self, inputs: Mapping[str, Tensor], labels: Tensor | None) -> dict[str, Tensor]:
         """Compute the features of prepared images that the loss needs.
@@ -509,8 +515,11 @@ class FewShotTrainer(Trainer):
         theirs, own = load_learned_prompts(folder), self.learned_prompts
         if theirs is None:
             raise ValueError(f"{folder} has no {LEARNED_PROMPTS_NAME}, so that it is no checkpoint of this trainer.")
+        own_image = own.base.get("image_weights_sha256")
         compared = {
             "the model": (theirs.base.get("text_weights_sha256"), own.base.get("text_weights_sha256")),
+            # Checkpoints of earlier versions do not tell.
+            "the image encoder": (theirs.base.get("image_weights_sha256", own_image), own_image),
             "the method": ((theirs.trained_with or {}).get("method"), self.method),
             "the labels": (theirs.labels, own.labels),
             "the context tokens": (theirs.tokens, own.tokens),
