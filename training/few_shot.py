@@ -257,7 +257,13 @@ def draw_shots(rows: datasets.Dataset, labels: Sequence[str], shots: int, seed: 
         numbers = left.nonzero().flatten()
         chosen = numbers
         if shots:
-            chosen = numbers[sample_shots(targets[numbers], shots, seed, labels)]
+            try:
+                chosen = numbers[sample_shots(targets[numbers], shots, seed, labels)]
+            except ValueError as error:
+                if not damaged:
+                    raise
+                skipped = describe_skipped(list(damaged.values()), f"{len(rows)} training images")
+                raise ValueError(f"{error} {skipped}") from error
         found = find_damaged(rows, chosen.tolist())
         if not found:
             break
@@ -427,6 +433,11 @@ def main(
     texts = [hand_written, learned]
     test = embed_test_images(data.id, tuned, texts, training_args)
     ood = {name: embed_test_images(part, tuned, texts, training_args) for name, part in data.ood.items()}
+    if shared := len({*train.digests} & {*test.digests}):
+        logger.warning(
+            f"{shared} of the {len(train)} images that the prompts were learned from are among the test images, of "
+            "which the results say too much then; name others as `id_dataset`."
+        )
     measured = {
         "zero-shot": measure(test, ood, 0, hand_written, None, tuned),
         f"{TITLES[model_args.method][0]}, {describe_shots(model_args.shots)}": measure(

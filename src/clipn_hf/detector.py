@@ -814,7 +814,8 @@ class OODDetector(DetectorState):
 
         Args:
             save_directory (`str` or `os.PathLike`): The folder; made if it does not exist. A `README.md` that is
-                there and was not written by this method is left as it is.
+                there and was not written by this method is left as it is, but for the marked part about the threshold
+                in the card of learned prompts.
             include_weights (`bool`, *optional*):
                 Whether to save the weights. Otherwise the detector names the Hub id and revision, or the folder
                 (relative to its own), that they were loaded from; in that folder itself it is published with them.

@@ -239,8 +239,34 @@ def test_others_take_the_place_of_damaged_images(
     for seed in range(3):
         assert sorted(script.draw_shots(rows, ["cat", "dog"], 3, seed)["label"]) == [0, 0, 0, 1, 1, 1]
     assert "1 of 8 training images cannot be read" in caplog.text
-    with pytest.raises(ValueError, match=r"`shots=4` asks for more images than .* 'cat' \(3\)"):
+    with pytest.raises(
+        ValueError, match=r"`shots=4` asks for more images than .* 'cat' \(3\).*1 of 8 training images"
+    ):
         script.draw_shots(rows, ["cat", "dog"], 4, 0)
+
+
+def test_learning_from_test_images_is_said(
+    script: ModuleType,
+    photos: Path,
+    clip_folder: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(logging.getLogger("few_shot_script"), "propagate", True)
+    for split, told in (("test", False), ("train[2:]+train[:2]", True)):
+        caplog.clear()
+        given = arguments(
+            photos,
+            clip_folder,
+            tmp_path / str(told),
+            "coop",
+            num_train_epochs=1,
+            id_dataset=photos / "id",
+            id_split=split,
+        )
+        script.main(*script.parse_arguments(given))
+        assert ("4 of the 4 images that the prompts were learned from are among" in caplog.text) == told
 
 
 def test_too_few_images(script: ModuleType, photos: Path, clip_folder: Path, tmp_path: Path) -> None:
