@@ -463,7 +463,7 @@ def main(
     detector.remember_images(train)
     # The card of an earlier run, which tells of the detector as well, is about to be written anew.
     (output / "README.md").unlink(missing_ok=True)
-    detector.save_pretrained(output, include_weights=False)
+    detector.save_pretrained(output)
     card = {
         "finetuned_from": described["encoder"]["id"],
         "dataset": data_args.dataset[0],

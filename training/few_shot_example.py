@@ -101,7 +101,7 @@ def main(output_dir: str, epochs: int, seed: int) -> None:
     print(f"{'CLIP-OS with MCM':<24}{measure(detector, known, names, unknown)}")
 
     detector.calibrate(known[:NUM_CALIBRATION], max_id_rejection=0.1)
-    detector.save_pretrained(output_dir, include_weights=False)
+    detector.save_pretrained(output_dir)
     judged = [*known[NUM_CALIBRATION:], *unknown]
     verdicts = [result["is_ood"] for result in detector(judged)]
     num_known = len(known) - NUM_CALIBRATION

@@ -22,12 +22,14 @@ from .cli_options import (
     UNFITTED_METHODS,
     BatchSize,
     Device,
+    Images,
     Labels,
     LabelsFile,
     Model,
     Negatives,
     NoTemplates,
     Recursive,
+    SavedDetector,
     Settings,
     Templates,
     alternatives,
@@ -69,23 +71,13 @@ EXIT_CODES = (
 
 
 def explain(
-    paths: Annotated[
-        list[str], typer.Argument(metavar="PATH...", help="Images, folders, glob patterns or http(s) addresses.")
-    ],
+    paths: Images,
     labels: Labels = None,
     labels_file: LabelsFile = None,
     model: Model = None,
     method: Annotated[str | None, method_option(UNFITTED_METHODS)] = None,
     settings: Settings = None,
-    detector: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DETECTOR",
-            help="Hub id or folder of a detector, such as `calibrate` writes, in place of labels, model, method, its "
-            "settings and templates.",
-            show_default=False,
-        ),
-    ] = None,
+    detector: SavedDetector = None,
     threshold: Annotated[
         float | None,
         typer.Option(

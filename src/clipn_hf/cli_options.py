@@ -32,6 +32,18 @@ FEW_LABELS = 10
 # So many are embedded in seconds.
 FEW_CANDIDATES = 2_000
 
+Images = Annotated[
+    list[str], typer.Argument(metavar="PATH...", help="Images, folders, glob patterns or http(s) addresses.")
+]
+SavedDetector = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DETECTOR",
+        help="Hub id or folder of a detector, such as `calibrate` writes, in place of labels, model, method, its "
+        "settings and templates.",
+        show_default=False,
+    ),
+]
 Labels = Annotated[
     str | None, typer.Option(metavar="A,B,C", help="The known things, separated by commas.", show_default=False)
 ]

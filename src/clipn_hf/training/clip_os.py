@@ -118,22 +118,24 @@ class CLIPOSArguments(FewShotArguments):
             raise ValueError(
                 "`mask=False` and `synthesize=False` leave nothing to be an outlier; set one of them to True."
             )
-        self.threshold  # noqa: B018 (Raises where there is none.)
+        _read_threshold(self.mask_threshold)
 
     @property
     def threshold(self) -> Any:
         """`mask_threshold` as [`surgery_discrepancy_mask`] takes it."""
-        if self.mask_threshold in ("mean", "otsu"):
-            return self.mask_threshold
-        try:
-            threshold = float(self.mask_threshold)
-        except ValueError:
-            threshold = math.nan
-        if not -1 <= threshold <= 1:
-            raise ValueError(
-                f"`mask_threshold` must be 'mean', 'otsu' or a number in [-1, 1], got {self.mask_threshold!r}."
-            )
-        return threshold
+        return _read_threshold(self.mask_threshold)
+
+
+def _read_threshold(given: str) -> Any:
+    if given in ("mean", "otsu"):
+        return given
+    try:
+        threshold = float(given)
+    except ValueError:
+        threshold = math.nan
+    if not -1 <= threshold <= 1:
+        raise ValueError(f"`mask_threshold` must be 'mean', 'otsu' or a number in [-1, 1], got {given!r}.")
+    return threshold
 
 
 class CLIPOSTrainer(FewShotTrainer):

@@ -28,7 +28,7 @@ from .distributed import gather_counts, gather_rows
 from .image_cache import build_image_cache
 from .model_card import write_model_card
 from .rows import read_image
-from .runs import LogLastStepCallback, SetEpochCallback
+from .runs import LogLastStepCallback, SetEpochCallback, describe_card
 from .tuning import prepare_tuning, save_tuning_files
 
 logger = logging.get_logger(__name__)
@@ -407,13 +407,8 @@ class CLIPNTrainer(Trainer):
                 processor=self.processing_class,
                 args=self.args,
                 log_history=self.state.log_history,
-                # A name without its owner is no address.
-                model_id=hub_id if hub_id and "/" in hub_id else None,
-                model_name=model_name or hub_id,
-                base_model=finetuned_from,
-                dataset=", ".join(dataset) if isinstance(dataset, list) else dataset,
+                **describe_card(hub_id, model_name, finetuned_from, dataset, tags),
                 license=license,
                 language=language,
-                tags=[tags] if isinstance(tags, str) else tags or [],
                 **details,
             )

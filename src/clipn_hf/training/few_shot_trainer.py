@@ -44,7 +44,7 @@ from .few_shot_config import FewShotArguments
 from .few_shot_data import Encode, FewShotFeatures, check_classes, check_dataset, compute_features, find_labels
 from .finetuning import ImageCollator, LabelledImages
 from .prompt_losses import coop_loss
-from .runs import LogLastStepCallback, SetEpochCallback, WriteMetricsCallback
+from .runs import LogLastStepCallback, SetEpochCallback, WriteMetricsCallback, describe_card
 
 logger = logging.get_logger(__name__)
 
@@ -566,14 +566,9 @@ class FewShotTrainer(Trainer):
                 model=self.encoder,
                 args=self.args,
                 log_history=self.state.log_history,
-                # A name without its owner is no address.
-                model_id=hub_id if hub_id and "/" in hub_id else None,
-                model_name=model_name or hub_id,
-                base_model=finetuned_from,
-                dataset=", ".join(dataset) if isinstance(dataset, list) else dataset,
+                **describe_card(hub_id, model_name, finetuned_from, dataset, tags),
                 license=license,
                 language=language,
-                tags=[tags] if isinstance(tags, str) else tags or [],
                 **details,
             )
 

@@ -54,6 +54,32 @@ class WriteMetricsCallback(TrainerCallback):
                 partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
+def describe_card(
+    hub_id: str | None,
+    model_name: str | None,
+    finetuned_from: str | None,
+    dataset: str | list[str] | None,
+    tags: str | list[str] | None,
+) -> dict[str, Any]:
+    """Word what `Trainer.create_model_card` is given as the writers of cards take it.
+
+    Args:
+        hub_id (`str`, *optional*): Where the model is published, or is going to be.
+        model_name, finetuned_from, dataset, tags: As in [`~transformers.Trainer`].
+
+    Returns:
+        `dict[str, Any]`: Their arguments `model_id`, `model_name`, `base_model`, `dataset` and `tags`.
+    """
+    return {
+        # A name without its owner is no address.
+        "model_id": hub_id if hub_id and "/" in hub_id else None,
+        "model_name": model_name or hub_id,
+        "base_model": finetuned_from,
+        "dataset": ", ".join(dataset) if isinstance(dataset, list) else dataset,
+        "tags": [tags] if isinstance(tags, str) else tags or [],
+    }
+
+
 def find_last_checkpoint(args: TrainingArguments) -> str | bool | None:
     """Read `resume_from_checkpoint` as [`~transformers.Trainer.train`] takes it: a folder, True, or None.
 
@@ -78,4 +104,11 @@ def find_last_checkpoint(args: TrainingArguments) -> str | bool | None:
     return checkpoint
 
 
-__all__ = ["METRICS_NAME", "LogLastStepCallback", "SetEpochCallback", "WriteMetricsCallback", "find_last_checkpoint"]
+__all__ = [
+    "METRICS_NAME",
+    "LogLastStepCallback",
+    "SetEpochCallback",
+    "WriteMetricsCallback",
+    "describe_card",
+    "find_last_checkpoint",
+]
